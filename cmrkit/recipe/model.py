@@ -1,0 +1,172 @@
+"""What a recipe declares, as frozen and validated objects."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from cmrkit.recipe.source import Frozen
+
+FAMILIES = (
+    "hashing_unsupervised_shallow",
+    "hashing_unsupervised_deep",
+    "hashing_supervised_shallow",
+    "hashing_supervised_deep",
+    "real_unsupervised",
+    "real_supervised_shallow",
+    "real_supervised_deep",
+    "image_text_matching",
+    "vision_language",
+    "scenarios",
+    "adjacent",
+)
+
+Preprocessing = Literal["center", "zscore", "l1", "l2", "sqrt"]
+Metric = Annotated[str, Field(pattern=r"^[a-z]+(@(all|\d+))?(:[a-z-]+)?$")]
+
+
+class Code(Frozen):
+    """Public code of a paper."""
+
+    url: str
+    revision: str | None = None
+    licence: str | None = None
+    official: bool | None = None
+    note: str | None = None
+
+
+class Paper(Frozen):
+    """The publication that a recipe reproduces."""
+
+    acronym: str
+    title: str
+    venue: str
+    year: Annotated[int, Field(ge=1930, le=2100)]
+    authors: tuple[str, ...] = ()
+    url: str | None = None
+    doi: str | None = None
+    code: Code | None = None
+    taxonomy: tuple[str, ...]
+    bibtex: str | None = None
+    remark: str | None = None
+    notes: tuple[str, ...] = ()
+    unsettled: tuple[str, ...] = ()
+
+
+class DataChoice(Frozen):
+    """Which features and which split of a dataset a recipe uses."""
+
+    image: str
+    text: str
+    split: str = "default"
+
+
+class Preprocess(Frozen):
+    """Feature transformations in order; their statistics come from the training split alone."""
+
+    image: tuple[Preprocessing, ...] = ()
+    text: tuple[Preprocessing, ...] = ()
+
+
+class EvalChoice(Frozen):
+    """The protocol a paper is judged under. ``database`` says where the database's codes come from."""
+
+    protocol: str
+    database: Literal["learned", "hashed", "unified"] = "hashed"
+    items: Literal["database", "query"] = "database"
+    ties: Literal["expected", "stable", "best", "worst"] = "expected"
+    similarity: str | None = None
+    selection: str = "none"  # how hyper-parameters or epochs were chosen; says so where the paper used the query set
+
+
+class Claim(Frozen):
+    """One number that somebody reported, with its source. ``std`` and ``n`` where it is a mean over seeds."""
+
+    dataset: str
+    metric: Metric
+    at: dict[str, Any] = {}
+    value: float
+    std: Annotated[float, Field(ge=0)] | None = None
+    n: Annotated[int, Field(ge=1)] | None = None
+    tolerance: Annotated[float, Field(ge=0)] | None = None
+    source: Annotated[str, Field(min_length=4)]
+    kind: Literal["paper", "code", "oracle", "cited", "rerun"]
+
+
+class Compute(Frozen):
+    """What a run costs, roughly."""
+
+    device: Literal["cpu", "gpu"] = "cpu"
+    minutes: float
+    memory_gb: float | None = None
+
+
+class Override(Frozen):
+    """What differs on one dataset."""
+
+    preprocess: Preprocess | None = None
+    model: dict[str, Any] = {}
+    train: dict[str, Any] = {}
+    eval: EvalChoice | None = None
+    sweep: dict[str, list[Any]] = {}
+
+
+class Recipe(Frozen):
+    """One paper: what it is, and, where a method exists, everything needed to run and judge it."""
+
+    key: str
+    family: Literal[FAMILIES]
+    paper: Paper
+    status: Literal["catalogued", "runnable", "verified"]
+    fidelity: Literal["paper", "code", "secondary"] | None = None
+    data: dict[str, DataChoice] = {}
+    preprocess: Preprocess = Preprocess()
+    model: dict[str, Any] = {}
+    train: dict[str, Any] = {}
+    eval: EvalChoice | None = None
+    on: dict[str, Override] = {}
+    sweep: dict[str, list[Any]] = {}
+    provenance: dict[str, str] = {}
+    claims: tuple[Claim, ...] = ()
+    compute: Compute | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def runnable(self) -> bool:
+        """Whether a method stands behind this recipe."""
+        return self.status != "catalogued"
+
+    @field_validator("sweep")
+    @classmethod
+    def _sweeps_are_known(cls, sweep: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        for name, values in sweep.items():
+            if name != "seed" and not name.startswith(("model.", "train.")):
+                raise ValueError(f"a sweep goes over 'seed', 'model.X' or 'train.X', not {name!r}")
+            if not values:
+                raise ValueError(f"the sweep over {name!r} is empty")
+        return sweep
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> Recipe:
+        if not self.runnable:
+            return self
+        for field in ("fidelity", "data", "model", "eval"):
+            if not getattr(self, field):
+                raise ValueError(f"a {self.status} recipe needs {field!r}")
+        if "name" not in self.model:
+            raise ValueError("'model' needs a 'name', the stem of the method's file")
+        for dataset in [*self.on, *(claim.dataset for claim in self.claims)]:
+            if dataset not in self.data:
+                raise ValueError(f"dataset {dataset!r} is named under 'on' or 'claims' but not under 'data'")
+        self._check_provenance()
+        return self
+
+    def _check_provenance(self) -> None:
+        own = {f"model.{k}" for k in self.model if k != "name"} | {f"train.{k}" for k in self.train}
+        for dataset in self.on.values():
+            own |= {f"model.{k}" for k in dataset.model} | {f"train.{k}" for k in dataset.train}
+        stated = {name for key in self.provenance for name in key.replace(" ", "").split(",")}
+        missing = sorted(own - stated - {"model.bits", "model.dim"})
+        if missing:
+            raise ValueError(f"provenance is missing for {', '.join(missing)}: say paper section, code file or guess")
