@@ -41,7 +41,7 @@ def load_npy(path: Path, trust: bool = False) -> np.ndarray:
     Raises UsageError where the file is missing, damaged, or holds objects and is not trusted.
     """
     with _explained(path, "a .npy file"):
-        _check_magic(path, b"\x93NUMPY", "a .npy file", trust)
+        _check_magic(path, b"\x93NUMPY", "a .npy file")
         return np.load(path, allow_pickle=trust)
 
 
@@ -51,7 +51,7 @@ def load_npz(path: Path, trust: bool = False) -> dict[str, np.ndarray]:
     Raises UsageError where the file is missing, damaged, or holds objects and is not trusted.
     """
     with _explained(path, "a .npz file"):
-        _check_magic(path, b"PK", "a .npz file", trust=False)
+        _check_magic(path, b"PK", "a .npz file")
         with np.load(path, allow_pickle=trust) as archive:
             return {name: archive[name] for name in archive.files}
 
@@ -68,10 +68,7 @@ def _explained(path: Path, kind: str) -> Iterator[None]:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
     except Exception as error:  # on damaged input these parsers raise nearly anything, down to TypeError
         if "allow_pickle=False" in str(error):
-            raise UsageError(
-                f"{path}: holds pickled Python objects, which can run code when loaded; "
-                "if you trust where it came from, pass --trust"
-            ) from None
+            raise UsageError(_pickled(path)) from None
         raise UsageError(
             f"{path}: not {kind}, or damaged or truncated ({_brief(error)}): fetch it again"
         ) from error
@@ -82,19 +79,23 @@ def _brief(error: Exception) -> str:
     return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
 
 
-def _check_magic(path: Path, magic: bytes, kind: str, trust: bool) -> None:
+def _damaged(path: Path, kind: str, why: str) -> str:
+    return f"{path}: not {kind}, or damaged or truncated ({why}): fetch it again"
+
+
+def _pickled(path: Path) -> str:
+    return (
+        f"{path}: holds pickled Python objects, which can run code when loaded; "
+        "if you trust where it came from, pass --trust"
+    )
+
+
+def _check_magic(path: Path, magic: bytes, kind: str) -> None:
     # NumPy takes whatever it does not recognise for a pickle, so a truncated file would be "not trusted".
     with open(path, "rb") as file:
         head = file.read(len(magic))
-    is_pickle = head[:1] == b"\x80"
-    if head == magic or (trust and is_pickle):
-        return
-    if is_pickle and kind == "a .npy file":
-        raise UsageError(
-            f"{path}: is a Python pickle, which can run code when loaded; "
-            "if you trust where it came from, pass --trust"
-        )
-    raise UsageError(f"{path}: not {kind}, or damaged or truncated (it begins with {head!r}): fetch it again")
+    if head != magic:
+        raise UsageError(_damaged(path, kind, f"it begins with {head!r}"))
 
 
 def _load_hdf5(path: Path) -> dict[str, Any]:

@@ -12,7 +12,15 @@ from pydantic import ConfigDict, ValidationError, create_model
 
 from cmrkit.errors import CmrkitError, UsageError
 
-_TYPES = {"int": int, "float": float, "str": str, "bool": bool, "tuple": tuple, "list": list, "Literal": Literal}
+_TYPES = {
+    "int": int,
+    "float": float,
+    "str": str,
+    "bool": bool,
+    "tuple": tuple,
+    "list": list,
+    "Literal": Literal,
+}
 _BASE_FIELDS = {"seed": (int, 0)}
 
 

@@ -44,7 +44,9 @@ def runnable_recipe(key: str) -> Recipe:
     if recipe.runnable:
         return recipe
     if recipe.family == "adjacent":
-        raise CmrkitError(f"{key} ({recipe.paper.title}) is listed as adjacent work: it is no retrieval method")
+        raise CmrkitError(
+            f"{key} ({recipe.paper.title}) is listed as adjacent work: it is no retrieval method"
+        )
     relatives = [r.key for r in load_all() if r.runnable and r.family == recipe.family]
     hint = f"runnable in {recipe.family}: {', '.join(relatives)}" if relatives else (
         f"nothing in {recipe.family} runs yet; see 'cmrkit list --status runnable'")  # fmt: skip
@@ -57,7 +59,9 @@ def pick_dataset(recipe: Recipe, dataset: str | None) -> str:
         return next(iter(recipe.data))
     if dataset not in recipe.data:
         load_manifest(dataset)  # an unknown dataset is a different mistake, with a better message
-        raise UsageError(f"{recipe.key} has no features declared for {dataset!r}; it knows {', '.join(recipe.data)}")
+        raise UsageError(
+            f"{recipe.key} has no features declared for {dataset!r}; it knows {', '.join(recipe.data)}"
+        )
     return dataset
 
 
@@ -123,7 +127,9 @@ def _assign(settings: dict[str, Any], name: str, value: Any, method: MethodSourc
     elif section in ("eval", "preprocess") and key:
         settings[section] = {**settings[section], key: value}
     else:
-        raise UsageError(f"unknown setting {name!r}: settings are model.X, train.X, eval.X, preprocess.X and seed")
+        raise UsageError(
+            f"unknown setting {name!r}: settings are model.X, train.X, eval.X, preprocess.X and seed"
+        )
 
 
 def _run(
@@ -164,7 +170,9 @@ def parse_integers(text: str | None, option: str) -> list[int] | None:
     try:
         values = [int(part) for part in text.split(",")]
     except ValueError:
-        raise UsageError(f"{option} takes integers separated by commas, such as 16,32, not {text!r}") from None
+        raise UsageError(
+            f"{option} takes integers separated by commas, such as 16,32, not {text!r}"
+        ) from None
     if option == "--bits" and min(values) < 1:
         raise UsageError(f"--bits takes positive integers, not {text!r}")
     if min(values) < 0:

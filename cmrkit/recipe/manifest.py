@@ -122,7 +122,7 @@ class Manifest(Frozen):
     features: Features = Features()
     splits: dict[str, Split] = {}
     default_split: str = "default"
-    statistics: dict[str, Statistic] = {}
+    statistics: dict[str, Count | dict[str, Count]] = {}
 
     @model_validator(mode="before")
     @classmethod

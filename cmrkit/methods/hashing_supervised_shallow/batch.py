@@ -8,8 +8,8 @@ codes B, minimise
     subject to B in {-1, 1}, V'V = n I, V'1 = 0.
 
 The asymmetric product V B' stands for the label similarity r G G', which is never formed: all work is linear
-in n. Each of the three steps (U, V, B) has a closed form; the hash functions are ridge regressions from kernel
-features to B. Both modalities share B, which is the database's code.
+in n. Each of the three steps (U, V, B) has a closed form; the hash functions are ridge regressions from
+kernel features to B. Both modalities share B, which is the database's code.
 
 Followed from the authors' code: a ridge of 1e-3 in the U step (where V'V = n I would make the inverse 1/n);
 G G' is not shifted to [-1, 1]; latent directions missing from Z are filled with random ones that are not made
@@ -29,7 +29,7 @@ from cmrkit.methods.parts.anchors import mean_squared_distance, random_anchors, 
 
 
 def balanced_latent(Z: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return the V (n, r) with V'V = n I and V'1 = 0 that maximises tr(V'Z): the polar factor of centred Z."""
+    """Return the V (n, r) with V'V = n I, V'1 = 0 that maximises tr(V'Z): centred Z's polar factor, scaled."""
     n, bits = Z.shape
     JZ = Z - Z.mean(axis=0)
     eigenvalues, Q = np.linalg.eigh(JZ.T @ JZ)
@@ -42,7 +42,7 @@ def balanced_latent(Z: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 @dataclass(kw_only=True)
 class Batch(Embedder):
-    """BATCH. ``anchors`` gives the kernel's anchors for image and text, ``ridge`` that of the hash functions."""
+    """BATCH. ``anchors`` counts those of the image and the text kernel; ``ridge`` is the hash functions'."""
 
     space: ClassVar[str] = "hamming"
     supervised: ClassVar[bool] = True
@@ -76,7 +76,7 @@ class Batch(Embedder):
         self.text_hash_ = self._hash_function(Y, B)
         return self
 
-    def learn_codes(self, X: np.ndarray, Y: np.ndarray, L: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def learn_codes(self, X: np.ndarray, Y: np.ndarray, L: np.ndarray, rng) -> np.ndarray:
         """Alternate the U, V and B steps from a random start; returns B (n, bits) of -1 and +1."""
         n, r = len(L), self.bits
         G = L / np.maximum(np.linalg.norm(L, axis=1, keepdims=True), 1e-7)

@@ -26,14 +26,15 @@ def kmeans_anchors(x: np.ndarray, count: int, rng: np.random.Generator, iteratio
     """Return ``count`` k-means centres (count, d) of ``x``, from one random start; n where n is smaller."""
     start = random_anchors(x, count, rng)
     state = int(rng.integers(2**31))
-    return KMeans(len(start), init=start, n_init=1, max_iter=iterations, random_state=state).fit(x).cluster_centers_
+    kmeans = KMeans(len(start), init=start, n_init=1, max_iter=iterations, random_state=state)
+    return kmeans.fit(x).cluster_centers_
 
 
 def mean_squared_distance(x: np.ndarray, y: np.ndarray | None = None) -> float:
-    """Return the mean of all squared distances between rows of ``x`` (n, d) and ``y`` (m, d), or within ``x``.
+    """Return the mean of all squared distances between the rows of ``x`` (n, d) and ``y`` (m, d), or ``x``.
 
-    With ``c`` the mean of ``x``, it is the mean of ``||x - c||^2`` plus that of ``||y - c||^2``, so no distance
-    matrix is formed. Returns 1 where all rows coincide, so that it can always serve as a width.
+    With ``c`` the mean of ``x``, it is the mean of ``||x - c||^2`` plus that of ``||y - c||^2``, so no matrix
+    of distances is formed. Returns 1 where all rows coincide, so that it can always serve as a width.
     """
     y = x if y is None else y
     centre = x.mean(axis=0)

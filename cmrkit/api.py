@@ -1,0 +1,223 @@
+"""What the verbs do, as functions: the Python interface, and the layer that the command line prints."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from cmrkit import __version__
+from cmrkit.errors import UsageError
+from cmrkit.pipeline.plan import STEPS, Step, plan_run
+from cmrkit.pipeline.resolve import Run, resolve
+from cmrkit.pipeline.store import Artifact, Store, replace_json
+from cmrkit.recipe.source import did_you_mean
+
+
+def open_store(root: str | Path | None = None) -> Store:
+    """Return the store at ``root``, at CMRKIT_CACHE, or in the user's cache directory."""
+    import platformdirs
+
+    return Store(
+        Path(root or os.environ.get("CMRKIT_CACHE") or platformdirs.user_cache_dir("cmrkit")).expanduser()
+    )
+
+
+def open_context(offline: bool = False, root: str | Path | None = None):
+    """Return the context steps run in; CMRKIT_MIRROR lists directories of files fetched by hand."""
+    from cmrkit.pipeline.steps import Context
+
+    mirror = tuple(Path(p) for p in os.environ.get("CMRKIT_MIRROR", "").split(os.pathsep) if p)
+    return Context(open_store(root), mirror, offline, progress=sys.stderr.isatty())
+
+
+def reproduce(
+    key: str,
+    dataset: str | None = None,
+    *,
+    bits: list[int] | None = None,
+    seeds: list[int] | None = None,
+    overrides: dict[str, Any] | None = None,
+    force: str | None = None,
+    offline: bool = False,
+    cache: str | Path | None = None,
+) -> dict[str, Any]:
+    """Reproduce a paper's result and return the document that ``cmrkit reproduce --json`` prints.
+
+    Without ``bits`` or ``seeds`` the recipe's own sweep is run. Raises UsageError for invalid choices and
+    CmrkitError where a step fails.
+    """
+    from tqdm import tqdm
+
+    from cmrkit.pipeline.runner import Runner
+    from cmrkit.reporting.judge import Result, judge
+
+    if force is not None and force not in STEPS:
+        raise UsageError(f"no step {force!r}{did_you_mean(force, STEPS)}; steps are {', '.join(STEPS)}")
+    runs = resolve(key, dataset, bits=bits, seeds=seeds, overrides=overrides)
+    last_steps = [plan_run(run) for run in runs]
+    runner = Runner(open_context(offline, cache), force)
+    documents = []
+    bar = tqdm(list(zip(runs, last_steps, strict=True)), desc=key, unit="run", leave=False,
+               disable=not sys.stderr.isatty())  # fmt: skip
+    for run, step in bar:
+        bar.set_postfix_str(run.label)
+        documents.append(_run_document(run, step, runner.obtain(step), runner))
+    first = runs[0]
+    results = [Result(d["params"], d["metrics"], d.pop("variants")) for d in documents]
+    claims = [c for c in first.recipe.claims if c.dataset == first.dataset]
+    rows = judge(claims, results, first.eval)
+    for row in rows:
+        row["main"] = all(getattr(first.eval, k, None) == v for k, v in row["at"].items()
+                          if k in ("database", "items", "ties", "similarity"))  # fmt: skip
+    return {
+        "recipe": key,
+        "dataset": first.dataset,
+        "protocol": describe_protocol(first),
+        "runs": documents,
+        "claims": rows,
+        "steps": list(runner.log.values()),
+    }
+
+
+def describe_protocol(run: Run) -> str:
+    """Return the protocol in one line, with everything that distinguishes it from its neighbours."""
+    choice = run.eval
+    parts = [choice.protocol, f"split {run.choice.split}", f"features {run.choice.image} + {run.choice.text}"]
+    if choice.protocol == "hamming-map":
+        parts += [f"{choice.database} codes", f"ties {choice.ties}"]
+    if choice.items == "query":
+        parts.append("ranked against the query set itself")
+    return ", ".join(parts)
+
+
+def _run_document(run: Run, step: Step, artifact: Artifact, runner: Any) -> dict[str, Any]:
+    store = runner.context.store
+    scores = artifact.json("metrics.json")
+    steps = {s.name: s.key for s in step.ancestry()}
+    record = store.root / "records" / f"{step.key}.json"
+    if not record.is_file() or not runner.log[step.key]["cached"]:
+        replace_json(record, _record(run, steps, scores, runner))
+    return {
+        "params": run.params,
+        "seed": run.params["seed"],
+        "metrics": scores["metrics"],
+        "variants": scores["variants"],
+        "record": str(record),
+        "checkpoint": str(store.root / "artifacts" / "train" / steps["train"]),
+    }
+
+
+def _record(run: Run, steps: dict[str, str], scores: dict[str, Any], runner: Any) -> dict[str, Any]:
+    found = {name: runner.context.store.find(name, key) for name, key in steps.items()}
+    return {
+        "recipe": run.recipe.key,
+        "paper": run.recipe.paper.title,
+        "dataset": run.dataset,
+        "data": run.choice.model_dump(mode="json"),
+        "assets": {n: asdict_asset(a) for n, a in run.manifest.assets.items()},
+        "preprocess": run.preprocess.model_dump(mode="json"),
+        "params": run.params,
+        "seed": run.params["seed"],
+        "eval": run.eval.model_dump(mode="json"),
+        "steps": steps,
+        "seconds": {n: a.manifest["seconds"] for n, a in found.items() if a},
+        "environment": environment(),
+        "when": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        **scores,
+    }
+
+
+def asdict_asset(asset: Any) -> dict[str, Any]:
+    """Return what identifies a downloaded file in a record."""
+    return {"path": asset.path, "checksum": asset.checksum, "variant": asset.variant}
+
+
+def environment() -> dict[str, Any]:
+    """Return versions and machine facts that a result may depend on."""
+    packages = {}
+    for name in ("numpy", "scipy", "scikit-learn", "torch"):
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return {"cmrkit": __version__, "python": platform.python_version(), "platform": platform.platform(),
+            "device": "cpu", "cores": os.cpu_count(), "packages": packages}  # fmt: skip
+
+
+def load(checkpoint: str | Path):
+    """Return a trained model with ``encode_image`` and ``encode_text``. Raises UsageError, CmrkitError."""
+    from cmrkit.pipeline.checkpoint import load_checkpoint
+
+    return load_checkpoint(Path(checkpoint))
+
+
+def evaluate_checkpoint(
+    checkpoint: str | Path,
+    dataset: str | None = None,
+    *,
+    protocol: str | None = None,
+    all_protocols: bool = False,
+    offline: bool = False,
+    cache: str | Path | None = None,
+) -> dict[str, Any]:
+    """Evaluate a checkpoint on the dataset it was trained on or on another with the same feature widths."""
+    from cmrkit.pipeline.plan import feature_step
+    from cmrkit.pipeline.runner import Runner
+    from cmrkit.pipeline.scoring import score
+    from cmrkit.pipeline.steps import FeatureSet, encode_arrays
+    from cmrkit.recipe.library import load_manifest, load_recipe
+    from cmrkit.recipe.model import DataChoice
+
+    model = load(checkpoint)
+    recipe = load_recipe(model.about["recipe"])
+    own = dataset in (None, model.about["dataset"])
+    dataset = model.about["dataset"] if own else dataset
+    manifest = load_manifest(dataset)
+    if not own and dataset not in recipe.data:
+        raise UsageError(
+            f"{recipe.key} has no features declared for {dataset!r}; it knows {', '.join(recipe.data)}"
+        )
+    choice = DataChoice(**model.about["data"]) if own else recipe.data[dataset]
+    features = Runner(open_context(offline, cache)).obtain(feature_step(manifest, choice))
+    arrays = encode_arrays(model, FeatureSet.load(features.path), learned=own)
+    override = recipe.on[dataset].eval if dataset in recipe.on else None
+    chosen = (override or recipe.eval).model_dump(mode="json")
+    if protocol:
+        chosen["protocol"] = protocol
+    if chosen["database"] == "learned" and "learned_image" not in arrays:
+        chosen["database"] = "hashed"
+    scores = score(arrays, model.space, chosen)
+    return {
+        "source": str(checkpoint),
+        "dataset": dataset,
+        "protocol": {k: v for k, v in chosen.items() if v is not None},
+        "metrics": scores["variants"] if all_protocols else scores["metrics"],
+        "same_code": model.about["same_code"],
+    }
+
+
+def evaluate_codes(
+    path: str | Path, *, protocol: str | None = None, all_protocols: bool = False
+) -> dict[str, Any]:
+    """Evaluate codes or embeddings that somebody else made, from an .npz file of the documented layout."""
+    from cmrkit.evaluation import evaluate, evaluate_variants, read_codes
+
+    arrays = dict(read_codes(Path(path)))
+    space = arrays.pop("space")
+    if protocol is None:
+        protocol = "recall" if "pairs" in arrays else "hamming-map" if space == "hamming" else "real-map"
+    if all_protocols:
+        metrics = evaluate_variants(**arrays, space=space)
+    else:
+        database = next((d for d, k in (("hashed", "database_"), ("learned", "learned_"), ("unified", "unified"))
+                         if any(n.startswith(k) and not n.endswith("labels") for n in arrays)), "hashed")  # fmt: skip
+        metrics = evaluate(**arrays, space=space, protocol=protocol, database=database)
+    return {"source": str(path), "dataset": None, "protocol": protocol, "metrics": metrics}
+
+
+__all__ = ["evaluate_checkpoint", "evaluate_codes", "load", "open_context", "open_store", "reproduce"]

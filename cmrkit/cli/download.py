@@ -1,0 +1,64 @@
+"""cmrkit download."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from cmrkit.cli.shared import dataset_option, json_option, offline_option, print_json
+from cmrkit.errors import CmrkitError, UsageError
+from cmrkit.pipeline.plan import needed_assets
+from cmrkit.pipeline.resolve import pick_dataset, runnable_recipe
+from cmrkit.recipe.library import dataset_keys, load_manifest, recipe_keys
+from cmrkit.recipe.source import did_you_mean
+
+
+@click.command()
+@click.argument("name")
+@click.option("--all-assets", is_flag=True, help="Every file of the dataset, optional ones too.")
+@dataset_option
+@offline_option
+@json_option
+def command(name: str, all_assets: bool, dataset: str | None, offline: bool, as_json: bool) -> None:
+    """Fetch and verify the files of dataset NAME, or all that recipe NAME needs; train nothing."""
+    from cmrkit.api import open_context
+    from cmrkit.pipeline.fetch import fetch_asset
+
+    context = open_context(offline)
+    done, failures = [], []
+    for key, assets in _wanted(name, dataset, all_assets).items():
+        manifest = load_manifest(key)
+        for asset_name in assets:
+            try:
+                path = fetch_asset(manifest.assets[asset_name], destination=context.store.root / "downloads",
+                                   mirror=list(context.mirror), offline=offline, progress=context.progress)  # fmt: skip
+            except CmrkitError as error:
+                failures.append(str(error))
+                continue
+            done.append({"dataset": key, "asset": asset_name, "path": str(Path(path).resolve())})
+            if not as_json:
+                click.echo(f"{key}: {asset_name}: {path}")
+    if as_json:
+        print_json({"name": name, "files": done, "failed": failures})
+    elif not done and not failures:
+        click.echo(f"{name} is embedded: nothing to download")
+    if failures:
+        raise CmrkitError("\n".join(failures))
+
+
+def _wanted(name: str, dataset: str | None, all_assets: bool) -> dict[str, list[str]]:
+    if name in dataset_keys():
+        if dataset:
+            raise UsageError(f"{name!r} is a dataset already: --dataset goes with a recipe")
+        manifest = load_manifest(name)
+        optional = [a for a in manifest.assets if not all_assets and manifest.assets[a].variant]
+        return {name: [a for a in manifest.assets if a not in optional] or list(manifest.assets)}
+    if name not in recipe_keys():
+        known = [*dataset_keys(), *recipe_keys()]
+        raise UsageError(f"no dataset and no recipe {name!r}{did_you_mean(name, known)}")
+    recipe = runnable_recipe(name)
+    chosen = [pick_dataset(recipe, dataset)] if dataset else list(recipe.data)
+    return {
+        key: needed_assets(load_manifest(key), None if all_assets else recipe.data[key]) for key in chosen
+    }

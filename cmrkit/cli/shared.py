@@ -1,0 +1,28 @@
+"""What several verbs share."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON document and nothing else."
+)
+offline_option = click.option("--offline", is_flag=True, help="Never use the network.")
+dataset_option = click.option("--dataset", "-d", help="Dataset; the recipe's first where left out.")
+
+
+def print_json(document: Any) -> None:
+    """Print ``document`` as JSON on standard output."""
+    click.echo(json.dumps(document, indent=1, ensure_ascii=False))
+
+
+def human_size(count: float) -> str:
+    """Return a number of bytes as people read it."""
+    for unit in ("B", "KB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError("unreachable")

@@ -1,0 +1,113 @@
+"""cmrkit show."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from cmrkit.cli.list import entry
+from cmrkit.cli.shared import json_option, print_json
+from cmrkit.recipe.library import load_recipe
+from cmrkit.recipe.model import Recipe
+
+
+def bibtex(recipe: Recipe) -> str:
+    """Return the recipe's BibTeX, made from its fields where none was written down."""
+    paper = recipe.paper
+    if paper.bibtex:
+        return paper.bibtex.strip()
+    journals = (
+        "T",
+        "J",
+        "IEEE T",
+        "ACM T",
+        "Neurocomputing",
+        "Pattern",
+        "Inf",
+        "Neural",
+        "Knowledge",
+        "Information",
+    )
+    journal = paper.venue.startswith(journals) and paper.venue.upper() != "TREC"
+    fields = {
+        "title": paper.title,
+        "author": " and ".join(paper.authors),
+        "journal" if journal else "booktitle": paper.venue,
+        "year": str(paper.year),
+        "doi": paper.doi,
+        "url": paper.url,
+    }
+    body = ",\n".join(f"  {k} = {{{v}}}" for k, v in fields.items() if v)
+    return f"@{'article' if journal else 'inproceedings'}{{{recipe.key},\n{body}\n}}"
+
+
+@click.command()
+@click.argument("key")
+@json_option
+def command(key: str, as_json: bool) -> None:
+    """Show paper, links, BibTeX, steps, datasets, parameters with their provenance, claims and results."""
+    recipe = load_recipe(key)
+    records = _records(key)
+    if as_json:
+        document = {**entry(recipe), **recipe.model_dump(mode="json"), "bibtex": bibtex(recipe)}
+        return print_json({**document, "results": records})
+    from rich.markup import escape
+
+    from cmrkit.reporting.card import console, table
+
+    out = console()
+    paper = recipe.paper
+    out.print(f"[bold]{paper.acronym}[/bold]  {escape(paper.title)}")
+    out.print(f"{escape(paper.venue)} {paper.year} · {recipe.family} · {recipe.status}"
+              + (f" · fidelity: {recipe.fidelity}" if recipe.fidelity else ""))  # fmt: skip
+    if paper.authors:
+        out.print(escape(", ".join(paper.authors)))
+    for name, value in (("paper", paper.url), ("doi", paper.doi), ("code", paper.code and paper.code.url),
+                        ("heading", ", ".join(paper.taxonomy)), ("remark", paper.remark),
+                        ("unsettled", ", ".join(paper.unsettled))):  # fmt: skip
+        if value:
+            out.print(f"{name:9} {escape(str(value))}", soft_wrap=True)
+    for note in (*paper.notes, *recipe.notes):
+        out.print(f"note      {escape(note)}")
+    if recipe.runnable:
+        _print_method(out, table, recipe, records)
+    out.print(f"\n{escape(bibtex(recipe))}", soft_wrap=True)
+    return None
+
+
+def _print_method(out, table, recipe: Recipe, records: list[dict]) -> None:
+    from rich.markup import escape
+
+    from cmrkit.methods.inspect import find_method
+    from cmrkit.pipeline.plan import STEPS
+
+    out.print(f"\n{escape(find_method(recipe.family, recipe.model['name']).doc)}\n")
+    out.print(f"steps     {' -> '.join((*STEPS, 'judge'))}")
+    for dataset, choice in recipe.data.items():
+        out.print(f"data      {dataset}: {choice.image} + {choice.text}, split {choice.split}")
+    out.print(f"protocol  {', '.join(f'{k}={v}' for k, v in recipe.eval.model_dump().items() if v)}")
+    rows = table("parameter", "value", "from")
+    for section in ("model", "train"):
+        for name, value in getattr(recipe, section).items():
+            if name != "name":
+                source = next(
+                    (s for k, s in recipe.provenance.items() if f"{section}.{name}" in k.split(",")), ""
+                )
+                rows.add_row(f"{section}.{name}", str(value), escape(source))
+    out.print(rows)
+    out.print(f"\n{len(recipe.claims)} sourced claims; {len(records)} results in this cache")
+    for record in records[:10]:
+        metric = next(iter(record["metrics"].items()))
+        out.print(f"  {record['dataset']} seed {record['seed']}: {metric[0]} {metric[1]}")
+
+
+def _records(key: str) -> list[dict]:
+    from cmrkit.api import open_store
+
+    found = []
+    for path in sorted((open_store().root / "records").glob("*.json")):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record["recipe"] == key:
+            found.append({k: record[k] for k in ("dataset", "params", "seed", "metrics", "when")})
+    return found

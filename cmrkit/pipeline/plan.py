@@ -1,0 +1,112 @@
+"""From a run to its steps: what depends on what, and the content key of each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from cmrkit.errors import CmrkitError, UsageError
+from cmrkit.pipeline.digest import PACKAGE, digest_of, source_digest
+from cmrkit.pipeline.resolve import Run
+from cmrkit.recipe.manifest import Manifest
+from cmrkit.recipe.model import DataChoice
+from cmrkit.recipe.source import did_you_mean
+
+STEPS = ("download", "prepare", "features", "train", "encode", "evaluate")
+
+
+@dataclass(frozen=True)
+class Step:
+    """A pure function of its parameters and inputs; ``code`` is the digest of the source it runs."""
+
+    name: str
+    params: dict[str, Any]
+    inputs: tuple[Step, ...] = ()
+    code: str = ""
+    label: str = field(default="", compare=False)
+
+    @cached_property
+    def key(self) -> str:
+        """Content key: changes exactly when something that the result depends on does."""
+        return digest_of([self.name, self.params, [i.key for i in self.inputs], self.code])
+
+    def ancestry(self) -> list[Step]:
+        """Return this step and everything it needs, inputs first, each once."""
+        found: dict[str, Step] = {}
+        for parent in self.inputs:
+            found |= {s.key: s for s in parent.ancestry()}
+        return list((found | {self.key: self}).values())
+
+
+def feature_step(manifest: Manifest, choice: DataChoice) -> Step:
+    """Return the step that leaves the feature matrices of a dataset ready to train on.
+
+    Raises UsageError for an unknown feature or split, CmrkitError where the dataset has no reader yet.
+    """
+    split = _split(manifest, choice.split)
+    for modality in ("image", "text"):
+        known = getattr(manifest.features, modality)
+        name = getattr(choice, modality)
+        if name not in known:
+            raise UsageError(f"dataset {manifest.key!r} has no {modality} feature {name!r}{did_you_mean(name, known)};"
+                             f" it has {', '.join(known)}")  # fmt: skip
+    reader = PACKAGE / "data" / "readers" / f"{manifest.reader}.py"
+    if not reader.is_file():
+        raise CmrkitError(f"dataset {manifest.key!r} is described, but nothing reads its files yet;"
+                          f" see recipes/datasets/{manifest.key}.yaml for what is known")  # fmt: skip
+    assets = {n: _identity(manifest, n) for n in needed_assets(manifest, choice)}
+    download = Step("download", {"dataset": manifest.key, "assets": assets}, label=manifest.key)
+    prepare = Step(
+        "prepare",
+        {"dataset": manifest.key, "image": choice.image, "text": choice.text, "split": split,
+         "statistics": manifest.model_dump(mode="json", include={"statistics", "splits", "features"})},
+        (download,),
+        source_digest(reader),
+        manifest.key,
+    )  # fmt: skip
+    extractors = source_digest(PACKAGE / "features" / "__init__.py")
+    wanted = {m: getattr(manifest.features, m)[getattr(choice, m)].extractor for m in ("image", "text")}
+    params = {"image": choice.image, "text": choice.text, "extractors": wanted}
+    return Step("features", params, (prepare,), extractors, f"{choice.image} + {choice.text}")
+
+
+def plan_run(run: Run) -> Step:
+    """Return the last step of a run, ``evaluate``, with everything it needs behind it."""
+    features = feature_step(run.manifest, run.choice)
+    code = source_digest(run.method.path)
+    preprocess = source_digest(PACKAGE / "pipeline" / "preprocess.py")
+    train = Step(
+        "train",
+        {"recipe": run.recipe.key, "family": run.recipe.family, "method": run.recipe.model["name"],
+         "params": run.params, "preprocess": run.preprocess.model_dump(mode="json"), "dataset": run.dataset,
+         "data": run.choice.model_dump(mode="json")},
+        (features,),
+        digest_of([code, preprocess]),
+        run.label,
+    )  # fmt: skip
+    encode = Step("encode", {}, (train, features), digest_of([code, preprocess]), run.label)
+    evaluation = source_digest(PACKAGE / "evaluation" / "protocols.py")
+    return Step("evaluate", run.eval.model_dump(mode="json"), (encode,), evaluation, run.label)
+
+
+def needed_assets(manifest: Manifest, choice: DataChoice | None = None) -> list[str]:
+    """Return the names of the assets that a choice of features and split needs, or of all."""
+    if choice is None:
+        return list(manifest.assets)
+    wanted = [*manifest.features.image[choice.image].assets, *manifest.features.text[choice.text].assets]
+    wanted += manifest.splits[_split(manifest, choice.split)].assets
+    return [name for name in manifest.assets if name in wanted]
+
+
+def _split(manifest: Manifest, name: str) -> str:
+    name = manifest.default_split if name == "default" and "default" not in manifest.splits else name
+    if name not in manifest.splits:
+        raise UsageError(f"dataset {manifest.key!r} has no split {name!r}{did_you_mean(name, manifest.splits)};"
+                         f" it has {', '.join(manifest.splits)}")  # fmt: skip
+    return name
+
+
+def _identity(manifest: Manifest, name: str) -> list[str]:
+    asset = manifest.assets[name]
+    return [asset.path, *(asset.checksum or ("unverified", *asset.urls))]
