@@ -22,9 +22,7 @@ def open_store(root: str | Path | None = None) -> Store:
     """Return the store at ``root``, at CMRKIT_CACHE, or in the user's cache directory."""
     import platformdirs
 
-    return Store(
-        Path(root or os.environ.get("CMRKIT_CACHE") or platformdirs.user_cache_dir("cmrkit")).expanduser()
-    )
+    return Store(Path(root or os.environ.get("CMRKIT_CACHE") or platformdirs.user_cache_dir("cmrkit")).expanduser())
 
 
 def open_context(offline: bool = False, root: str | Path | None = None):
@@ -179,9 +177,7 @@ def evaluate_checkpoint(
     dataset = model.about["dataset"] if own else dataset
     manifest = load_manifest(dataset)
     if not own and dataset not in recipe.data:
-        raise UsageError(
-            f"{recipe.key} has no features declared for {dataset!r}; it knows {', '.join(recipe.data)}"
-        )
+        raise UsageError(f"{recipe.key} has no features declared for {dataset!r}; it knows {', '.join(recipe.data)}")
     choice = DataChoice(**model.about["data"]) if own else recipe.data[dataset]
     features = Runner(open_context(offline, cache)).obtain(feature_step(manifest, choice))
     arrays = encode_arrays(model, FeatureSet.load(features.path), learned=own)
@@ -201,9 +197,7 @@ def evaluate_checkpoint(
     }
 
 
-def evaluate_codes(
-    path: str | Path, *, protocol: str | None = None, all_protocols: bool = False
-) -> dict[str, Any]:
+def evaluate_codes(path: str | Path, *, protocol: str | None = None, all_protocols: bool = False) -> dict[str, Any]:
     """Evaluate codes or embeddings that somebody else made, from an .npz file of the documented layout."""
     from cmrkit.evaluation import evaluate, evaluate_variants, read_codes
 

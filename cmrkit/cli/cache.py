@@ -30,9 +30,7 @@ def ls(as_json: bool) -> None:
         pin = "pinned" if r["pinned"] else ""
         lines.add_row(r["step"], r["key"][:16], human_size(r["bytes"]), f"{r['seconds']:.2f} s", pin)
     out.print(lines)
-    out.print(
-        f"{len(rows)} artifacts, {human_size(sum(r['bytes'] for r in rows))} in {store.root}", soft_wrap=True
-    )
+    out.print(f"{len(rows)} artifacts, {human_size(sum(r['bytes'] for r in rows))} in {store.root}", soft_wrap=True)
     return None
 
 
@@ -51,9 +49,7 @@ def verify(as_json: bool) -> None:
 
 
 @command.command()
-@click.option(
-    "--older-than", default=30.0, show_default=True, metavar="DAYS", help="Not used for so many days."
-)
+@click.option("--older-than", default=30.0, show_default=True, metavar="DAYS", help="Not used for so many days.")
 @json_option
 def gc(older_than: float, as_json: bool) -> None:
     """Remove leftovers of killed runs and artifacts that were not used for a while."""

@@ -52,9 +52,7 @@ def _cache() -> list[dict]:
 def _mirror() -> list[dict]:
     folders = [p for p in os.environ.get("CMRKIT_MIRROR", "").split(os.pathsep) if p]
     if not folders:
-        return [
-            _check("mirror", "note", "CMRKIT_MIRROR is not set: files fetched by hand are not looked for")
-        ]
+        return [_check("mirror", "note", "CMRKIT_MIRROR is not set: files fetched by hand are not looked for")]
     return [_check("mirror", "ok" if Path(p).is_dir() else "fault", p) for p in folders]
 
 

@@ -59,6 +59,4 @@ def _wanted(name: str, dataset: str | None, all_assets: bool) -> dict[str, list[
         raise UsageError(f"no dataset and no recipe {name!r}{did_you_mean(name, known)}")
     recipe = runnable_recipe(name)
     chosen = [pick_dataset(recipe, dataset)] if dataset else list(recipe.data)
-    return {
-        key: needed_assets(load_manifest(key), None if all_assets else recipe.data[key]) for key in chosen
-    }
+    return {key: needed_assets(load_manifest(key), None if all_assets else recipe.data[key]) for key in chosen}

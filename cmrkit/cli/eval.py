@@ -29,9 +29,7 @@ def command(ckpt, codes, dataset, protocol, all_protocols, offline, as_json) -> 
             raise UsageError("--codes carries its own labels: --dataset goes with --ckpt")
         document = evaluate_codes(codes, protocol=protocol, all_protocols=all_protocols)
     else:
-        document = evaluate_checkpoint(
-            ckpt, dataset, protocol=protocol, all_protocols=all_protocols, offline=offline
-        )
+        document = evaluate_checkpoint(ckpt, dataset, protocol=protocol, all_protocols=all_protocols, offline=offline)
     if as_json:
         return print_json(document)
     _print(document, all_protocols)

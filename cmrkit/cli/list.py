@@ -30,15 +30,11 @@ def entry(recipe: Recipe) -> dict:
 
 @click.command(name="list")
 @click.option("--family", "-f", help="Only this family, or part of a family's or heading's name.")
-@click.option(
-    "--status", "-s", type=click.Choice(["catalogued", "runnable", "verified"]), help="Only this status."
-)
+@click.option("--status", "-s", type=click.Choice(["catalogued", "runnable", "verified"]), help="Only this status.")
 @click.option("--dataset", "-d", help="Only recipes that name this dataset.")
 @click.option("--year", "-y", type=int, help="Only this year.")
 @json_option
-def command(
-    family: str | None, status: str | None, dataset: str | None, year: int | None, as_json: bool
-) -> None:
+def command(family: str | None, status: str | None, dataset: str | None, year: int | None, as_json: bool) -> None:
     """Browse the catalogue by family, status, dataset and year. 'runnable' includes verified ones."""
     if dataset and dataset not in dataset_keys():
         raise UsageError(f"no dataset {dataset!r}{did_you_mean(dataset, dataset_keys())}")
@@ -46,9 +42,7 @@ def command(
     if family:
         entries = [e for e in entries if any(family in name for name in (e["family"], *e["taxonomy"]))]
         if not entries:
-            raise UsageError(
-                f"no family {family!r}{did_you_mean(family, FAMILIES)}; known: {', '.join(FAMILIES)}"
-            )
+            raise UsageError(f"no family {family!r}{did_you_mean(family, FAMILIES)}; known: {', '.join(FAMILIES)}")
     wanted = {"runnable": ("runnable", "verified")}.get(status, (status,))
     entries = [e for e in entries if not status or e["status"] in wanted]
     entries = [e for e in entries if (not dataset or dataset in e["datasets"]) and year in (None, e["year"])]

@@ -86,9 +86,7 @@ def _guarded(args: list[str], debug: bool) -> int:
     except Exception as error:
         if debug:
             raise
-        return _fail(
-            f"unexpected {type(error).__name__}: {error}; run again with --debug for the traceback", 1
-        )
+        return _fail(f"unexpected {type(error).__name__}: {error}; run again with --debug for the traceback", 1)
 
 
 def _fail(message: str, code: int) -> int:

@@ -18,9 +18,7 @@ from cmrkit.recipe.source import read_yaml
 @click.command()
 @click.argument("key")
 @click.option("--like", required=True, metavar="OTHER", help="A runnable recipe to start from.")
-@click.option(
-    "--into", type=click.Path(path_type=Path), help="A directory of your own papers (see CMRKIT_PATH)."
-)
+@click.option("--into", type=click.Path(path_type=Path), help="A directory of your own papers (see CMRKIT_PATH).")
 def command(key: str, like: str, into: Path | None) -> None:
     """Start paper KEY from its relative OTHER: writes one recipe and one method file, both of which run."""
     if not re.fullmatch(r"[a-z][a-z0-9-]*", key):
@@ -32,9 +30,7 @@ def command(key: str, like: str, into: Path | None) -> None:
         raise UsageError(f"{key!r} exists already: {recipe_path(key)}")
     root = Root(into / "recipes", into / "methods") if into else home()
     if not into and root.recipes.is_relative_to(PACKAGE):
-        raise UsageError(
-            "cmrkit is installed, not a checkout: say where with --into DIR, and set CMRKIT_PATH to it"
-        )
+        raise UsageError("cmrkit is installed, not a checkout: say where with --into DIR, and set CMRKIT_PATH to it")
     recipe_file = root.recipes / other.family / f"{key}.yaml"
     method_file = root.methods / other.family / f"{key.replace('-', '_')}.py"
     if method_file.exists():
@@ -60,9 +56,7 @@ def _recipe_text(key: str, like: str) -> str:
     data |= {"status": "runnable", "fidelity": "secondary"}
     data["model"]["name"] = key
     data.pop("claims", None)
-    data["notes"] = [
-        f"started as a copy of {like}: its mathematics, parameters and provenance are still {like}'s"
-    ]
+    data["notes"] = [f"started as a copy of {like}: its mathematics, parameters and provenance are still {like}'s"]
     return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=110)
 
 

@@ -47,9 +47,7 @@ def describe(runs: list[Run]) -> dict[str, Any]:
 @click.option("--seed", help="Seeds, such as 0,1,2.")
 @click.option("--set", "sets", multiple=True, metavar="NAME=VALUE", help="Change a parameter.")
 @json_option
-def command(
-    key: str, dataset: str | None, bits: str | None, seed: str | None, sets: tuple, as_json: bool
-) -> None:
+def command(key: str, dataset: str | None, bits: str | None, seed: str | None, sets: tuple, as_json: bool) -> None:
     """Show the steps of a reproduction: cached or not, sizes, times; missing files are named."""
     runs = resolve(key, dataset, bits=parse_integers(bits, "--bits"), seeds=parse_integers(seed, "--seed"),
                    overrides=parse_overrides(list(sets)))  # fmt: skip

@@ -7,9 +7,7 @@ from typing import Any
 
 import click
 
-json_option = click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON document and nothing else."
-)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
 offline_option = click.option("--offline", is_flag=True, help="Never use the network.")
 dataset_option = click.option("--dataset", "-d", help="Dataset; the recipe's first where left out.")
 

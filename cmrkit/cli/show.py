@@ -91,9 +91,7 @@ def _print_method(out, table, recipe: Recipe, records: list[dict]) -> None:
     for section in ("model", "train"):
         for name, value in getattr(recipe, section).items():
             if name != "name":
-                source = next(
-                    (s for k, s in recipe.provenance.items() if f"{section}.{name}" in k.split(",")), ""
-                )
+                source = next((s for k, s in recipe.provenance.items() if f"{section}.{name}" in k.split(",")), "")
                 rows.add_row(f"{section}.{name}", str(value), escape(source))
     out.print(rows)
     out.print(f"\n{len(recipe.claims)} sourced claims; {len(records)} results in this cache")

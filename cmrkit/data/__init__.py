@@ -1,0 +1,1 @@
+"""Datasets: one reader per dataset, one common form."""

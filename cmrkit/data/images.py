@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -54,16 +55,17 @@ def member_names(root: Path) -> list[str]:
     if root.is_dir():
         return sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
     try:
-        return sorted(name for name in _archive(root).namelist() if not name.endswith("/"))
+        return sorted(name for name in _archive(root, os.getpid()).namelist() if not name.endswith("/"))
     except (OSError, zipfile.BadZipFile) as error:
         raise CmrkitError(f"{root}: not a zip archive or folder of images: {error}") from error
 
 
 def _read(root: Path, name: str) -> bytes:
-    return (root / name).read_bytes() if root.is_dir() else _archive(root).read(name)
+    return (root / name).read_bytes() if root.is_dir() else _archive(root, os.getpid()).read(name)
 
 
 @lru_cache(maxsize=4)
-def _archive(root: Path) -> zipfile.ZipFile:
-    # Opening an archive reads its whole directory, which would cost more than the image itself.
+def _archive(root: Path, process: int) -> zipfile.ZipFile:
+    # Opening an archive reads its whole directory, which would cost more than the image itself. A forked
+    # process needs its own, because the position in an open file is shared with its parent.
     return zipfile.ZipFile(root)

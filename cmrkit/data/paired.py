@@ -183,9 +183,7 @@ class PairedData:
 
     def _check_items(self) -> None:
         items = self.image_items
-        if isinstance(items, np.ndarray) and (
-            items.dtype != np.uint8 or items.ndim != 4 or items.shape[3] != 3
-        ):
+        if isinstance(items, np.ndarray) and (items.dtype != np.uint8 or items.ndim != 4 or items.shape[3] != 3):
             self._fail(f"image items must be uint8 (n, height, width, 3), not {items.dtype} {items.shape}")
         if items is not None and len(items) != self.n_images:
             self._fail(f"there are {len(items)} image items for {self.n_images} images")

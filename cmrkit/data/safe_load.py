@@ -69,9 +69,7 @@ def _explained(path: Path, kind: str) -> Iterator[None]:
     except Exception as error:  # on damaged input these parsers raise nearly anything, down to TypeError
         if "allow_pickle=False" in str(error):
             raise UsageError(_pickled(path)) from None
-        raise UsageError(
-            f"{path}: not {kind}, or damaged or truncated ({_brief(error)}): fetch it again"
-        ) from error
+        raise UsageError(f"{path}: not {kind}, or damaged or truncated ({_brief(error)}): fetch it again") from error
 
 
 def _brief(error: Exception) -> str:

@@ -1,0 +1,1 @@
+"""Methods: one file per paper, in the same folders as the recipes."""

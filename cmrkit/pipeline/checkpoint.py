@@ -52,9 +52,7 @@ class Model:
         features = np.asarray(features)
         width = self.about["widths"][modality]
         if features.ndim != 2 or features.shape[1] != width:
-            raise UsageError(
-                f"{modality} features have shape {features.shape}; this checkpoint takes (n, {width})"
-            )
+            raise UsageError(f"{modality} features have shape {features.shape}; this checkpoint takes (n, {width})")
         return apply_preprocess(self.preprocess[modality], self.states[modality], features)
 
 

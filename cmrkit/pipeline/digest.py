@@ -20,11 +20,7 @@ def digest_of(value: Any) -> str:
 def file_digest(path: Path) -> str:
     """Return the sha256 of a file's content."""
     with path.open("rb") as file:
-        return (
-            hashlib.file_digest(file, "sha256").hexdigest()
-            if hasattr(hashlib, "file_digest")
-            else _slow(file)
-        )
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _slow(file)
 
 
 def _slow(file) -> str:

@@ -112,18 +112,12 @@ def explain_missing(
     lines = [f"{asset.path} is missing" + (" and cannot be downloaded offline:" if offline else ":")]
     lines += [f"  {failure}" for failure in failures]
     tried = "\n".join(failures)
-    lines += [
-        f"  source: {url}" for url in asset.urls if sources.scheme(url) != "manual" and url not in tried
-    ]
+    lines += [f"  source: {url}" for url in asset.urls if sources.scheme(url) != "manual" and url not in tried]
     for url in asset.urls:
         if sources.scheme(url) == "manual":
             lines += ["  by hand: " + " ".join(url.removeprefix("manual://").split())]
     lines += [f"  a file fetched by hand goes to {(mirror[0] if mirror else destination) / asset.path}"]
-    lines += [
-        f"  CMRKIT_MIRROR names {folder}, which is not a directory"
-        for folder in mirror
-        if not folder.is_dir()
-    ]
+    lines += [f"  CMRKIT_MIRROR names {folder}, which is not a directory" for folder in mirror if not folder.is_dir()]
     if not mirror:
         lines += ["  (or below a directory of your own that CMRKIT_MIRROR names)"]
     return "\n".join(lines)
@@ -156,9 +150,7 @@ def _fetch_url(
     target = destination / asset.path
     part = _part(target, url)
     for again in (False, True):
-        arrival = sources.retrieve(
-            url, asset, part, offline=offline, progress=progress, retry=retry, again=again
-        )
+        arrival = sources.retrieve(url, asset, part, offline=offline, progress=progress, retry=retry, again=again)
         fault = _fault_of_arrival(part, asset, arrival)
         if fault is None:
             publish(part, target)

@@ -50,9 +50,7 @@ def html_complaint(head: bytes, name: str) -> str | None:
     return f"an HTML page{named} came instead of the file: a login, quota or error page; open it in a browser"
 
 
-def download(
-    url: str, asset: Asset, part: Path, *, progress: bool = False, retry: Retry | None = None
-) -> Arrival:
+def download(url: str, asset: Asset, part: Path, *, progress: bool = False, retry: Retry | None = None) -> Arrival:
     """Bring ``url`` into the file ``part``, going on from what an earlier transfer of this URL left there.
 
     The digest of the arrival is of the kind that ``asset`` is verified with (sha256 where it names none).

@@ -44,9 +44,7 @@ def runnable_recipe(key: str) -> Recipe:
     if recipe.runnable:
         return recipe
     if recipe.family == "adjacent":
-        raise CmrkitError(
-            f"{key} ({recipe.paper.title}) is listed as adjacent work: it is no retrieval method"
-        )
+        raise CmrkitError(f"{key} ({recipe.paper.title}) is listed as adjacent work: it is no retrieval method")
     relatives = [r.key for r in load_all() if r.runnable and r.family == recipe.family]
     hint = f"runnable in {recipe.family}: {', '.join(relatives)}" if relatives else (
         f"nothing in {recipe.family} runs yet; see 'cmrkit list --status runnable'")  # fmt: skip
@@ -59,9 +57,7 @@ def pick_dataset(recipe: Recipe, dataset: str | None) -> str:
         return next(iter(recipe.data))
     if dataset not in recipe.data:
         load_manifest(dataset)  # an unknown dataset is a different mistake, with a better message
-        raise UsageError(
-            f"{recipe.key} has no features declared for {dataset!r}; it knows {', '.join(recipe.data)}"
-        )
+        raise UsageError(f"{recipe.key} has no features declared for {dataset!r}; it knows {', '.join(recipe.data)}")
     return dataset
 
 
@@ -127,14 +123,10 @@ def _assign(settings: dict[str, Any], name: str, value: Any, method: MethodSourc
     elif section in ("eval", "preprocess") and key:
         settings[section] = {**settings[section], key: value}
     else:
-        raise UsageError(
-            f"unknown setting {name!r}: settings are model.X, train.X, eval.X, preprocess.X and seed"
-        )
+        raise UsageError(f"unknown setting {name!r}: settings are model.X, train.X, eval.X, preprocess.X and seed")
 
 
-def _run(
-    recipe: Recipe, dataset: str, settings: dict[str, Any], method: MethodSource, path: Path, asked: bool
-) -> Run:
+def _run(recipe: Recipe, dataset: str, settings: dict[str, Any], method: MethodSource, path: Path, asked: bool) -> Run:
     where = f"--set for {recipe.key}" if asked else f"{path}:{line_of(path, ['model'])}"
     params = {k: v for k, v in {**settings["model"], **settings["train"]}.items() if k != "name"}
     return Run(
@@ -170,9 +162,7 @@ def parse_integers(text: str | None, option: str) -> list[int] | None:
     try:
         values = [int(part) for part in text.split(",")]
     except ValueError:
-        raise UsageError(
-            f"{option} takes integers separated by commas, such as 16,32, not {text!r}"
-        ) from None
+        raise UsageError(f"{option} takes integers separated by commas, such as 16,32, not {text!r}") from None
     if option == "--bits" and min(values) < 1:
         raise UsageError(f"--bits takes positive integers, not {text!r}")
     if min(values) < 0:

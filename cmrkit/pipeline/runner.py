@@ -47,9 +47,7 @@ class Runner:
             return artifact
         faults = artifact.faults()
         if step.name == "download" and not faults:
-            faults = [
-                f"{p}: no longer there" for p in artifact.json("files.json").values() if not Path(p).is_file()
-            ]
+            faults = [f"{p}: no longer there" for p in artifact.json("files.json").values() if not Path(p).is_file()]
         if not faults:
             return artifact
         if step.name != "download":

@@ -175,11 +175,7 @@ def encode_arrays(model: Any, data: FeatureSet, learned: bool = True) -> dict[st
         if role == "database" and (unified := model.encode_pair(x, y)) is not None:
             arrays["unified"] = unified
     trained = data.rows("train")[0]
-    if (
-        learned
-        and hasattr(model.method, "image_codes_")
-        and np.array_equal(trained, arrays["database_items"])
-    ):
+    if learned and hasattr(model.method, "image_codes_") and np.array_equal(trained, arrays["database_items"]):
         arrays["learned_image"] = model.method.image_codes_
         arrays["learned_text"] = model.method.text_codes_
     return arrays

@@ -42,9 +42,7 @@ class Artifact:
             files = self.manifest["files"]
         except (OSError, ValueError, KeyError):
             return [f"{self.path}: its manifest is missing or unreadable"]
-        return [
-            f"{self.path / name}: {why}" for name, want in files.items() if (why := self._fault(name, want))
-        ]
+        return [f"{self.path / name}: {why}" for name, want in files.items() if (why := self._fault(name, want))]
 
     def _fault(self, name: str, want: dict[str, Any]) -> str:
         path = self.path / name
@@ -145,9 +143,7 @@ class Store:
         """Keep the artifact whose key starts with ``prefix`` from garbage collection, or no longer do."""
         found = [a for a in self.artifacts() if a.path.name.startswith(prefix)]
         if len(found) != 1:
-            raise CmrkitError(
-                f"{len(found)} artifacts have a key that starts with {prefix!r}; see 'cmrkit cache ls'"
-            )
+            raise CmrkitError(f"{len(found)} artifacts have a key that starts with {prefix!r}; see 'cmrkit cache ls'")
         mark = self._pin_mark(found[0])
         mark.touch() if pinned else mark.unlink(missing_ok=True)
         return found[0]

@@ -1,0 +1,1 @@
+"""Recipes and manifests: from YAML to validated objects."""

@@ -11,9 +11,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_
 from cmrkit.recipe.source import Frozen
 
 # Kept here, beside the format it defines, so that a bad URL is reported at its line of the manifest.
-HF_URL = re.compile(
-    r"hf://(?P<datasets>datasets/)?(?P<repo>[^/@\s]+/[^/@\s]+)/(?P<file>[^@\s]+)(@(?P<revision>\S+))?"
-)
+HF_URL = re.compile(r"hf://(?P<datasets>datasets/)?(?P<repo>[^/@\s]+/[^/@\s]+)/(?P<file>[^@\s]+)(@(?P<revision>\S+))?")
 _URL_FORMS = {
     "http": re.compile(r"https?://[^/\s]+/\S*"),
     "https": re.compile(r"https?://[^/\s]+/\S*"),
@@ -24,9 +22,7 @@ _URL_FORMS = {
 _SCHEMES = "https://.., hf://[datasets/]owner/repo/file@revision, gdrive://id or manual://instructions"
 
 Role = Literal["train", "val", "query", "database"]
-Statistic = (
-    NonNegativeInt | tuple[NonNegativeInt, ...] | dict[str, NonNegativeInt | tuple[NonNegativeInt, ...]]
-)
+Statistic = NonNegativeInt | tuple[NonNegativeInt, ...] | dict[str, NonNegativeInt | tuple[NonNegativeInt, ...]]
 
 
 class Asset(Frozen):

@@ -77,9 +77,7 @@ class EvalChoice(Frozen):
     items: Literal["database", "query"] = "database"
     ties: Literal["expected", "stable", "best", "worst"] = "expected"
     similarity: str | None = None
-    selection: str = (
-        "none"  # how hyper-parameters or epochs were chosen; says so where the paper used the query set
-    )
+    selection: str = "none"  # how hyper-parameters or epochs were chosen; says so where the paper used the query set
 
 
 class Claim(Frozen):
@@ -171,6 +169,4 @@ class Recipe(Frozen):
         stated = {name for key in self.provenance for name in key.replace(" ", "").split(",")}
         missing = sorted(own - stated - {"model.bits", "model.dim"})
         if missing:
-            raise ValueError(
-                f"provenance is missing for {', '.join(missing)}: say paper section, code file or guess"
-            )
+            raise ValueError(f"provenance is missing for {', '.join(missing)}: say paper section, code file or guess")

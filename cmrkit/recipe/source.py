@@ -31,16 +31,12 @@ def _unique_mapping(loader, node, deep=False):
     for key_node, _ in node.value:
         key = loader.construct_object(key_node, deep=True)
         if key in seen:
-            raise yaml.MarkedYAMLError(
-                problem=f"key {key!r} is given twice", problem_mark=key_node.start_mark
-            )
+            raise yaml.MarkedYAMLError(problem=f"key {key!r} is given twice", problem_mark=key_node.start_mark)
         seen.add(key)
     return yaml.SafeLoader.construct_mapping(loader, node, deep=deep)
 
 
-_UniqueKeyLoader.add_constructor(
-    "tag:yaml.org,2002:map", lambda loader, node: _unique_mapping(loader, node, True)
-)
+_UniqueKeyLoader.add_constructor("tag:yaml.org,2002:map", lambda loader, node: _unique_mapping(loader, node, True))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

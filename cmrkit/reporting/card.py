@@ -23,9 +23,7 @@ def table(*columns: str) -> Table:
     """Return an empty table; columns whose name starts with '>' are aligned right."""
     out = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        out.add_column(
-            column.lstrip(">"), justify="right" if column.startswith(">") else "left", overflow="fold"
-        )
+        out.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left", overflow="fold")
     return out
 
 
@@ -35,9 +33,7 @@ def print_card(document: dict[str, Any], paper: Any, seconds: float) -> None:
     out.print(f"[bold]{paper.acronym}[/bold]  {paper.title}  ({paper.venue} {paper.year})", highlight=False)
     out.print(f"dataset {document['dataset']} · protocol {document['protocol']}")
     if document["dataset"] in ("shapes", "digits"):
-        out.print(
-            "An embedded smoke set: these numbers show that the method runs, not what the paper claims."
-        )
+        out.print("An embedded smoke set: these numbers show that the method runs, not what the paper claims.")
     out.print()
     out.print(_metrics(document["runs"]))
     _print_claims(out, document["claims"])

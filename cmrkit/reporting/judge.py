@@ -116,9 +116,7 @@ def explain(claim: Claim, answering: list[Result], tolerance: float) -> str | No
         for name, metrics in {"recipe's protocol": result.metrics, **result.variants}.items():
             for metric in (m for m in metrics if m.partition(":")[0] == family):
                 _collect(readings, f"{metric} under {name}", _pick(metrics, metric, direction))
-                _collect(
-                    readings, f"{metric} under {name}, directions swapped", _pick(metrics, metric, swapped)
-                )
+                _collect(readings, f"{metric} under {name}, directions swapped", _pick(metrics, metric, swapped))
         own = _pick(result.metrics, claim.metric, direction)
         queries = result.metrics.get("queries")
         if own is not None and isinstance(queries, int):

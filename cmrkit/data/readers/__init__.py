@@ -1,0 +1,1 @@
+"""One reader per dataset, named after the dataset."""

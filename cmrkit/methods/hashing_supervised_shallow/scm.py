@@ -56,7 +56,9 @@ def canonical_directions(
     Raises UsageError where ``count`` exceeds d_x.
     """
     if count > len(Cxx):
-        raise UsageError(f"SCM needs {count} image directions here, but the features have only {len(Cxx)}: ask for fewer bits")
+        raise UsageError(
+            f"SCM needs {count} image directions here, but the features have only {len(Cxx)}: ask for fewer bits"
+        )
     values, vectors = eig(Cxy @ np.linalg.solve(Cyy, Cxy.T), Cxx)
     strength = values.real if np.isreal(values).all() else np.abs(values)
     chosen = np.argsort(-strength, kind="stable")[:count]
@@ -78,8 +80,9 @@ class Scm(Embedder):
 
     def fit(self, train: Pairs) -> Scm:
         """Learn one linear hash function for each modality; deterministic. Features should be centred."""
-        L = (self.require_labels(train) > 0).astype(np.float64)
-        X, Y = train.image, train.text
+        order = np.random.default_rng(self.seed).permutation(len(train))
+        L = (self.require_labels(train) > 0).astype(np.float64)[order]
+        X, Y = train.image[order], train.text[order]
         Cxx = X.T @ X + self.ridge * np.eye(X.shape[1])
         Cyy = Y.T @ Y + self.ridge * np.eye(Y.shape[1])
         C = self.bits * similarity_covariance(X, Y, L)

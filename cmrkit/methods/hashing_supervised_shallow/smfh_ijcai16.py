@@ -69,7 +69,9 @@ class SmfhIjcai16(Embedder):
         L = self.require_labels(train)
         for name, x in (("image", train.image), ("text", train.text)):
             if x.min() < 0:
-                raise UsageError(f"SMFH (IJCAI 2016) needs non-negative features, but some {name} features are negative")
+                raise UsageError(
+                    f"SMFH (IJCAI 2016) needs non-negative features, but some {name} features are negative"
+                )
         G = L / np.maximum(np.linalg.norm(L, axis=1, keepdims=True), 1e-8)
         V, P = self.factorise((train.image, train.text), G, np.random.default_rng(self.seed))
         self.offset_ = V.mean(axis=0)

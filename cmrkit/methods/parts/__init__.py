@@ -1,0 +1,1 @@
+"""Pieces of mathematics that several methods share."""

@@ -1,0 +1,43 @@
+"""The embedded shapes: 2,400 drawn scenes with five captions each and 24 labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from cmrkit.data.draws import Draws
+from cmrkit.data.paired import PairedData
+from cmrkit.data.reading import require
+from cmrkit.data.shapes import SCENES, generate
+
+SPLITS = ("default", "subset")
+SPLIT_SEED = 20260103
+
+
+def read(assets: Mapping[str, Path], *, split: str, image: str, text: str) -> PairedData:
+    """Return the scenes and captions; every feature is computed from those.
+
+    The split "default" trains on the whole database of 1,800 scenes, "subset" on 600 of them.
+    """
+    require("split", split, SPLITS, "shapes")
+    require("image feature", image, ("pixels", "color-edge-hist"), "shapes")
+    require("text feature", text, ("captions", "bow", "tfidf"), "shapes")
+    shapes = generate()
+    order = Draws(SPLIT_SEED).permutation(SCENES)
+    query, val, database = (np.sort(part) for part in np.split(order, [400, 600]))
+    return PairedData(
+        name="shapes",
+        pairs=np.repeat(np.arange(SCENES, dtype=np.int64), 5),
+        splits={
+            "train": database if split == "default" else np.sort(order[600:1200]),
+            "val": val,
+            "query": query,
+            "database": database,
+        },
+        image_items=shapes.images,
+        captions=shapes.captions,
+        labels=shapes.labels,
+        classes=shapes.classes,
+    )
