@@ -56,7 +56,6 @@ def _print(document: dict[str, Any], all_protocols: bool) -> None:
 def _cells(value: Any) -> list[str]:
     if isinstance(value, (int, float)):
         return [f"{value:.4f}" if isinstance(value, float) else str(value), ""]
-    if isinstance(value, dict) and set(value) <= {"i2t", "t2i"}:
-        if all(isinstance(v, (int, float)) for v in value.values()):
-            return [f"{value[d]:.4f}" if d in value else "" for d in ("i2t", "t2i")]
-    return []
+    if not isinstance(value, dict) or not all(isinstance(value.get(d, 0), (int, float)) for d in ("i2t", "t2i")):
+        return []
+    return [f"{value[d]:.4f}" if d in value else "" for d in ("i2t", "t2i")]

@@ -14,7 +14,7 @@ from cmrkit.pipeline.resolve import Run, parse_integers, parse_overrides, resolv
 def describe(runs: list[Run]) -> dict[str, Any]:
     """Return the steps of some runs, cached or not, and the files they need, found or missing."""
     from cmrkit.api import open_context
-    from cmrkit.pipeline.fetch import locate_asset
+    from cmrkit.pipeline.fetch import locate
 
     context = open_context()
     steps = {s.key: s for run in runs for s in plan_run(run).ancestry()}
@@ -29,7 +29,7 @@ def describe(runs: list[Run]) -> dict[str, Any]:
     manifest, files = runs[0].manifest, []
     for name in needed_assets(manifest, runs[0].choice):
         asset = manifest.assets[name]
-        found = locate_asset(asset, destination=context.store.root / "downloads", mirror=list(context.mirror))
+        found = locate(asset, destination=context.store.root / "downloads", mirror=list(context.mirror))
         files.append({"name": name, "path": asset.path, "bytes": asset.size, "found": str(found) if found else None,
                       "licence": asset.licence or manifest.licence, "urls": list(asset.urls)})  # fmt: skip
     compute = runs[0].recipe.compute

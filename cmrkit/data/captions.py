@@ -27,7 +27,7 @@ KIND_WORDS = {
     "star": ("star", "star", "hexagram", "six-pointed star"),
     "cross": ("cross", "cross", "plus sign", "plus"),
 }
-SIZE_WORDS = {6: ("small", "little", "tiny"), 8: ("", "medium"), 10: ("big", "large", "huge")}
+SIZE_WORDS = {7: ("small", "little", "tiny"), 9: ("", "medium"), 11: ("big", "large", "huge")}
 PLACES = (
     "in the upper left",
     "at the top",
@@ -85,13 +85,13 @@ def _colours(scene: Scene, draws: Draws) -> str:
 
 
 def _kinds(scene: Scene, draws: Draws) -> str:
-    kinds = [_with_article(draws.pick(KIND_WORDS[thing.kind])) for thing in scene.things]
-    first = kinds[0]
+    first, *others = draws.some(scene.things, len(scene.things))
+    nouns = [_noun(first, draws), *(_with_article(draws.pick(KIND_WORDS[thing.kind])) for thing in others)]
     return draws.pick(
         (
-            f"{_listed(kinds)} {_ground(scene, draws)}",
-            f"the drawing shows {_listed(kinds)}",
-            f"one of the {NUMBERS[len(scene.things)]} shapes is {first}",
+            f"{_listed(nouns)} {_ground(scene, draws)}",
+            f"the drawing shows {_listed(nouns)}",
+            f"{NUMBERS[len(nouns)]} shapes, namely {_listed(nouns)}",
         )
     )
 

@@ -51,12 +51,12 @@ def generate(scenes: int = SCENES, seed: int = SEED) -> Shapes:
 
 def compose(draws: Draws) -> Scene:
     """Return a scene: what is where, in which colours, on what background."""
-    n_things, n_distractors = draws.between(2, 3), draws.between(2, 4)
+    n_things, n_distractors = draws.pick((2, 2, 3)), draws.between(1, 3)
     cells = draws.some(range(9), n_things + n_distractors)
     colours = draws.some(tuple(COLOURS), n_things)
     kinds = draws.some(drawing.KINDS, n_things)
     things = [
-        _place(draws, kind, colour, cell, radius=draws.pick((6, 8, 10)), jitter=2)
+        _place(draws, kind, colour, cell, radius=draws.pick((7, 9, 11)), jitter=2)
         for kind, colour, cell in zip(kinds, colours, cells, strict=False)
     ]
     distractors = [

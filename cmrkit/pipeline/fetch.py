@@ -7,6 +7,7 @@ want the same file transfer it once.
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import logging
 import os
@@ -52,6 +53,8 @@ def fetch_asset(
     """
     failures: list[str] = []
     found = _locate(asset, destination, mirror, failures)
+    for failure in failures:
+        log.warning("%s", failure)
     if found:
         return found
     if offline and not any(sources.scheme(url) == "hf" for url in asset.urls):
@@ -138,15 +141,13 @@ def _locate(asset: Asset, destination: Path, mirror: Sequence[Path], failures: l
         if fault is None:
             return path
         failures.append(f"{path} is not the right file: {fault}")
-        if path.name == asset.name:
-            log.warning("%s", failures[-1])
     return None
 
 
 def _fetch_url(
     url: str, asset: Asset, destination: Path, *, offline: bool, progress: bool, retry: Retry | None
 ) -> Path:
-    """Download, verify and publish. Bytes that an earlier run left are given up once if the digest is wrong."""
+    """Download, verify and publish. Where bytes of an earlier run spoil the digest, start over once."""
     target = destination / asset.path
     part = _part(target, url)
     for again in (False, True):
@@ -178,15 +179,9 @@ def _part(target: Path, url: str) -> Path:
 
 
 def _remove_parts(target: Path) -> None:
-    for left in target.parent.glob(f".{_escaped(target.name)}.*.part*"):
+    for left in target.parent.glob(f".{glob.escape(target.name)}.*.part*"):
         with contextlib.suppress(OSError):
             left.unlink()
-
-
-def _escaped(name: str) -> str:
-    import glob
-
-    return glob.escape(name)
 
 
 @contextlib.contextmanager

@@ -33,7 +33,7 @@ def human(size: float) -> str:
 
 @contextlib.contextmanager
 def on_disk(path: Path) -> Iterator[None]:
-    """Turn any OSError of the block into a CmrkitError about ``path``; DiskFullError where there is no room."""
+    """Turn an OSError of the block into a CmrkitError about ``path``, DiskFullError if there is no room."""
     try:
         yield
     except OSError as error:
@@ -49,12 +49,10 @@ def require_room(folder: Path, size: int) -> None:
     """Raise DiskFullError where ``size`` more bytes do not fit on the disk of ``folder``."""
     free = shutil.disk_usage(folder).free
     if size > free:
-        raise DiskFullError(
-            f"{folder}: {human(size)} are needed and {human(free)} are free; make room, or choose another disk"
-        )
+        raise DiskFullError(f"{folder}: {human(size)} needed, {human(free)} free; make room, or choose another disk")
 
 
-def digest_of(path: Path, algorithm: str = "sha256", memo: Path | None = None) -> str:
+def content_digest(path: Path, algorithm: str = "sha256", memo: Path | None = None) -> str:
     """Return the hexadecimal digest of a file.
 
     With a directory ``memo`` the digest of a file that has not changed since (size and both times) is read
@@ -110,7 +108,7 @@ def fault_of(path: Path, asset: Asset, memo: Path | None = None) -> str | None:
     if asset.checksum is None:
         return None
     algorithm, expected = asset.checksum
-    found = digest_of(path, algorithm, memo)
+    found = content_digest(path, algorithm, memo)
     return None if found == expected else f"its {algorithm} is {found}, expected {expected}"
 
 

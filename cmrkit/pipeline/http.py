@@ -114,10 +114,7 @@ class _Transfer:
             raise SourceError(_status_line(response))
         if status == 206 and not self._continues(response, offset, validator):
             self._restart("the file changed on the server between two parts")
-        if status == 200:
-            offset, self.reused = 0, False
-            self._begin(_validator_of(response))
-        return self._write(response, offset)
+        return self._write(response, offset if status == 206 else 0)
 
     def _restart(self, why: str) -> None:
         discard(self.part)
@@ -138,6 +135,7 @@ class _Transfer:
         return note["validator"] if note.get("url") == self.url else None
 
     def _begin(self, validator: str | None) -> None:
+        self.reused = False
         discard(self.part)  # the bytes before their sidecar, so that no sidecar ever speaks of older bytes
         if validator:
             with on_disk(self.part):
@@ -161,6 +159,8 @@ class _Transfer:
             raise SourceError(complaint)
         if None not in (total, self.asset.size) and total != self.asset.size:
             raise SourceError(f"the server offers {total} bytes, expected {self.asset.size}")
+        if offset == 0:
+            self._begin(_validator_of(response))
         with on_disk(self.part):
             require_room(self.part.parent, (total or self.asset.size or offset) - offset)
         hasher = self._prefix_hasher(offset)

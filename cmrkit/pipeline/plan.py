@@ -65,10 +65,10 @@ def feature_step(manifest: Manifest, choice: DataChoice) -> Step:
         source_digest(reader),
         manifest.key,
     )  # fmt: skip
-    extractors = source_digest(PACKAGE / "features" / "__init__.py")
+    extractors = source_digest(PACKAGE / "features" / "classic.py")
     wanted = {m: getattr(manifest.features, m)[getattr(choice, m)].extractor for m in ("image", "text")}
     params = {"image": choice.image, "text": choice.text, "extractors": wanted}
-    return Step("features", params, (prepare,), extractors, f"{choice.image} + {choice.text}")
+    return Step("features", params, (prepare, download), extractors, f"{choice.image} + {choice.text}")
 
 
 def plan_run(run: Run) -> Step:

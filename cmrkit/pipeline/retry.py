@@ -25,7 +25,7 @@ class TransientError(SourceError):
 
 @dataclass(frozen=True)
 class Retry:
-    """Exponential back-off with jitter. ``attempts`` counts the failures in a row that brought nothing new."""
+    """Exponential back-off with jitter. ``attempts`` counts failures in a row that brought nothing new."""
 
     attempts: int = 5
     base: float = 1.0
@@ -52,7 +52,7 @@ class Retry:
                 self.sleep(self.delay(failures, error.retry_after))
 
     def delay(self, failures: int, retry_after: float | None = None) -> float:
-        """Return the seconds to wait after so many failures: what the server asked for, never beyond the cap."""
+        """Return the seconds to wait after so many failures: what the server asked for, up to the cap."""
         if retry_after is not None:
             return min(max(retry_after, 0.0), self.cap)
         return min(self.base * 2 ** (failures - 1), self.cap) * (0.5 + self.jitter() / 2)

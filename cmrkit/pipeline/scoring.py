@@ -28,7 +28,7 @@ def score(codes: dict[str, np.ndarray], space: str, choice: dict[str, Any]) -> d
 
 
 def _unpaired(codes: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    items, first, pairs = np.unique(codes["query_items"], return_index=True, return_inverse=True)
+    _, first, pairs = np.unique(codes["query_items"], return_index=True, return_inverse=True)
     return {
         "query_image": codes["query_image"][first],
         "query_text": np.asarray(codes["query_text"]),

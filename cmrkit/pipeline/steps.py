@@ -30,20 +30,22 @@ class Context:
 
 def download(step: Step, inputs: list[Artifact], out: Path, context: Context) -> None:
     """Fetch and verify the files of a dataset; writes where each lies."""
-    from cmrkit.pipeline.fetch import fetch_asset
+    from cmrkit.pipeline.fetch import fetch_all
 
-    manifest = load_manifest(step.params["dataset"])
-    found = {}
-    for name in step.params["assets"]:
-        path = fetch_asset(
-            manifest.assets[name],
-            destination=context.store.root / "downloads",
-            mirror=list(context.mirror),
-            offline=context.offline,
-            progress=context.progress,
-        )
-        found[name] = str(Path(path).resolve())
+    assets = {name: load_manifest(step.params["dataset"]).assets[name] for name in step.params["assets"]}
+    paths = fetch_all(
+        assets,
+        destination=context.store.root / "downloads",
+        mirror=context.mirror,
+        offline=context.offline,
+        progress=context.progress,
+    )
+    found = {name: str(path.resolve()) for name, path in paths.items()}
     write_json(out / "files.json", found)
+
+
+def _files(downloaded: Artifact) -> dict[str, Path]:
+    return {name: Path(path) for name, path in downloaded.json("files.json").items()}
 
 
 def prepare(step: Step, inputs: list[Artifact], out: Path, context: Context) -> None:
@@ -53,8 +55,7 @@ def prepare(step: Step, inputs: list[Artifact], out: Path, context: Context) -> 
     params = step.params
     manifest = load_manifest(params["dataset"])
     reader = importlib.import_module(f"cmrkit.data.readers.{manifest.reader}")
-    assets = {name: Path(path) for name, path in inputs[0].json("files.json").items()}
-    data = reader.read(assets, split=params["split"], image=params["image"], text=params["text"])
+    data = reader.read(_files(inputs[0]), split=params["split"], image=params["image"], text=params["text"])
     data.validate()
     check_statistics(data, manifest, params["split"])
     data.save(out)
@@ -63,12 +64,12 @@ def prepare(step: Step, inputs: list[Artifact], out: Path, context: Context) -> 
 def features(step: Step, inputs: list[Artifact], out: Path, context: Context) -> None:
     """Leave one matrix per modality, labels, pairs and splits, whatever the dataset looked like."""
     from cmrkit.data.paired import PairedData
-    from cmrkit.features import extract
+    from cmrkit.features.classic import extract
 
-    data = PairedData.load(inputs[0].path)
+    data = PairedData.load(inputs[0].path, _files(inputs[1]))
     for modality in ("image", "text"):
         name, extractor = step.params[modality], step.params["extractors"][modality]
-        matrix = extract(extractor, data)[0] if extractor else getattr(data, modality)[name]
+        matrix = extract(extractor, data).matrix if extractor else getattr(data, modality)[name]
         matrix = np.asarray(matrix, dtype=np.float64)
         bad = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
         if len(bad):

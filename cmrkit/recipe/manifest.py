@@ -22,7 +22,7 @@ _URL_FORMS = {
 _SCHEMES = "https://.., hf://[datasets/]owner/repo/file@revision, gdrive://id or manual://instructions"
 
 Role = Literal["train", "val", "query", "database"]
-Statistic = NonNegativeInt | tuple[NonNegativeInt, ...] | dict[str, NonNegativeInt | tuple[NonNegativeInt, ...]]
+Count = NonNegativeInt | tuple[NonNegativeInt, ...]
 
 
 class Asset(Frozen):

@@ -29,7 +29,7 @@ from cmrkit.methods.parts.anchors import mean_squared_distance, random_anchors, 
 
 
 def balanced_latent(Z: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return the V (n, r) with V'V = n I, V'1 = 0 that maximises tr(V'Z): centred Z's polar factor, scaled."""
+    """Return the V (n, r) with V'V = n I, V'1 = 0 maximising tr(V'Z): centred Z's polar factor, scaled."""
     n, bits = Z.shape
     JZ = Z - Z.mean(axis=0)
     eigenvalues, Q = np.linalg.eigh(JZ.T @ JZ)
