@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,36 +49,56 @@ def retrieve(
 
 def _from_hub(url: str, part: Path, *, offline: bool, progress: bool, retry: Retry, again: bool) -> Arrival:
     # The hub's own cache is shared with every other program that uses it, so the file stays there, too.
+    where = HF_URL.fullmatch(url)
+    started = time.time()
+    if offline:
+        cached = _cached_by_hub(where)
+    else:
+        with on_disk(part):  # for a full disk; everything else that comes out is a SourceError
+            twice = replace(retry, attempts=min(retry.attempts, 2))  # its client waits and asks again by itself
+            cached = twice.run(lambda: _ask_hub(where, progress=progress, again=again))
+    link_or_copy(cached, part)
+    return Arrival(reused=not offline and cached.stat().st_mtime < started - 1)
+
+
+def _cached_by_hub(where: Any) -> Path:
+    # hf_hub_download(local_files_only=True) would ask the hub about other things even so.
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(
+        where["repo"], where["file"], revision=where["revision"], repo_type=_repo_type(where)
+    )
+    if not isinstance(cached, str):
+        raise SourceError("not in the Hugging Face cache, and not asked (offline)")
+    return Path(cached).resolve()
+
+
+def _ask_hub(where: Any, *, progress: bool, again: bool) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.utils import disable_progress_bars
 
     if not show_progress(progress):
         disable_progress_bars()
-    where = HF_URL.fullmatch(url)
-    started = time.time()
-
-    def attempt() -> str:
-        try:
-            return hf_hub_download(
-                repo_id=where["repo"],
-                filename=where["file"],
-                repo_type="dataset" if where["datasets"] else "model",
-                revision=where["revision"],
-                endpoint=os.environ.get("HF_ENDPOINT"),
-                local_files_only=offline,
-                force_download=again and not offline,
-                library_name="cmrkit",
-            )
-        except Exception as error:  # its HTTP library, and so its exceptions, differ between versions
-            raise _hub_failure(error, where, offline) from error
-
-    with on_disk(part):  # for a full disk; everything else that attempt() raises is a SourceError
-        cached = Path(retry.run(attempt)).resolve()
-    link_or_copy(cached, part)
-    return Arrival(reused=not offline and cached.stat().st_mtime < started - 1)
+    try:
+        cached = hf_hub_download(
+            repo_id=where["repo"],
+            filename=where["file"],
+            repo_type=_repo_type(where),
+            revision=where["revision"],
+            endpoint=os.environ.get("HF_ENDPOINT"),
+            force_download=again,
+            library_name="cmrkit",
+        )
+    except Exception as error:  # its HTTP library, and so its exceptions, differ between versions
+        raise _hub_failure(error, where) from error
+    return Path(cached).resolve()
 
 
-def _hub_failure(error: Exception, where: Any, offline: bool) -> Exception:
+def _repo_type(where: Any) -> str:
+    return "dataset" if where["datasets"] else "model"
+
+
+def _hub_failure(error: Exception, where: Any) -> Exception:
     from huggingface_hub import errors
 
     endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
@@ -90,7 +111,7 @@ def _hub_failure(error: Exception, where: Any, offline: bool) -> Exception:
     if isinstance(error, errors.RevisionNotFoundError):
         return SourceError(f"{page} has no revision {where['revision']!r}")
     if isinstance(error, errors.LocalEntryNotFoundError):
-        return _not_cached(error, offline)
+        return _unreachable(error)
     if isinstance(error, errors.EntryNotFoundError):
         return SourceError(f"{page} has no file {where['file']!r} at revision {where['revision'] or 'main'}")
     status = _status_of(error)
@@ -102,11 +123,11 @@ def _hub_failure(error: Exception, where: Any, offline: bool) -> Exception:
     return SourceError(reason)
 
 
-def _not_cached(error: Exception, offline: bool) -> SourceError:
+def _unreachable(error: Exception) -> SourceError:
     """Sort the hub's one error for 'neither local nor reachable' by what is behind it."""
     cause = error.__cause__
-    if offline or type(cause).__name__ == "OfflineModeIsEnabled":
-        return SourceError("not in the Hugging Face cache, and not asked (offline)")
+    if type(cause).__name__ == "OfflineModeIsEnabled":
+        return SourceError("not in the Hugging Face cache, and not asked (HF_HUB_OFFLINE is set)")
     reason = " ".join(str(cause or error).split())
     status = _status_of(cause)
     if status is not None and status < 500 and status != 429:

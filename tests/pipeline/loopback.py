@@ -63,9 +63,12 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *_):
         pass
 
-    def do_GET(self):  # noqa: N802
+    def do_HEAD(self):
+        self.do_GET()
+
+    def do_GET(self):
         site = self.site
-        site.requests.append((self.path, dict(self.headers)))
+        site.requests.append((self.path, {**self.headers, "Method": self.command}))
         queue = site.answers.get(self.path) or [Answer()]
         answer = queue.pop(0) if len(queue) > 1 else queue[0]
         body = site.body if answer.body is None else answer.body
@@ -83,6 +86,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self.send_header(name, value)
         self.end_headers()
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            if self.command == "HEAD":
+                return
             self.wfile.write(body if answer.cut is None else body[: answer.cut])
             self.wfile.flush()
         if answer.cut is not None or answer.claim is not None:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
+from scipy.special import expit
 
 from cmrkit.methods.base import Embedder, Pairs, sign
 from cmrkit.methods.parts.anchors import kmeans_anchors, mean_squared_distance, random_anchors, rbf_features
@@ -32,12 +33,14 @@ def update_codes(U: np.ndarray, V: np.ndarray, S: np.ndarray, scale: float) -> N
     """Improve every bit of ``U`` (n, r) in place, given ``V`` (m, r) and their similarities ``S`` (n, m)."""
     step = scale / U.shape[1]
     theta = step * U @ V.T
+    expected = expit(theta)
+    observed = S @ V
     for k in range(U.shape[1]):
-        surprise = S - 1 / (1 + np.exp(-theta))
-        p = step * surprise @ V[:, k] + len(V) * step**2 / 4 * U[:, k]
-        new = np.where(p < 0, -1.0, 1.0)
-        theta += np.outer(step * (new - U[:, k]), V[:, k])
-        U[:, k] = new
+        p = step * (observed[:, k] - expected @ V[:, k]) + len(V) * step**2 / 4 * U[:, k]
+        flipped = np.flatnonzero((p < 0) == (U[:, k] > 0))
+        U[flipped, k] *= -1
+        theta[flipped] += np.outer(2 * step * U[flipped, k], V[:, k])
+        expected[flipped] = expit(theta[flipped])
 
 
 @dataclass(kw_only=True)

@@ -34,40 +34,39 @@ from cmrkit.methods.base import Embedder, Pairs, sign
 from cmrkit.methods.parts.anchors import kmeans_anchors, mean_squared_distance, random_anchors, rbf_features
 from cmrkit.methods.parts.kernel_logistic import kernel_logistic
 
-BLOCK = 128  # rows per block of the pairwise matrices: small enough to stay in a core's cache
+BLOCK = 128  # rows of the pairwise matrices at a time
 
 
-def divergence(H: np.ndarray, G: np.ndarray) -> tuple[float, np.ndarray]:
-    """Return KL(P || Q) and its gradient (n, r) at codes ``H`` (n, r), for unit label vectors ``G`` (n, c).
+def cross_entropy(H: np.ndarray, G: np.ndarray) -> tuple[float, np.ndarray]:
+    """Return -sum p log q, which is KL(P || Q) but for P's entropy, and its gradient (n, r) at ``H`` (n, r).
 
-    With t_ij = 1 / (1 + d_ij^2 / 4) and T their sum, q = t / T; both KL and gradient split into sums of
-    P t, t^2, t and P log(P / t) over blocks of rows, so that T need not be known beforehand.
+    ``G`` (n, c) holds the label vectors, of unit length. With t_ij = 1 / (1 + d_ij^2 / 4) and T their sum,
+    q = t / T: value and gradient split into sums of p t, t^2, t and p log t over blocks of rows, so that T need
+    not be known beforehand and a block's matrices stay in the processor's cache.
     """
     n = len(H)
     mass = np.square(G.sum(axis=0)).sum() - np.square(G).sum()
-    norms = np.square(H).sum(axis=1)
-    extended = np.hstack([H, np.ones((n, 1))])
-    attraction, repulsion = np.zeros_like(extended), np.zeros_like(extended)
-    total = entropy = 0.0
+    norms = np.square(H).sum(axis=1) / 4
+    left, right = np.hstack([H / -2, 1 + norms[:, None]]), np.hstack([H, np.ones((n, 1))])
+    attraction, repulsion = np.zeros_like(right), np.zeros_like(right)
+    total = log_likelihood = 0.0
     for start in range(0, n, BLOCK):
         rows = slice(start, min(start + BLOCK, n))
-        t = H[rows] @ H.T
-        t *= -0.5
-        t += 1 + norms / 4
-        t += norms[rows, None] / 4
+        t = left[rows] @ right.T
+        t += norms
         np.reciprocal(t, out=t)
         P = G[rows] @ G.T
-        P /= mass
-        own = np.arange(t.shape[0]), np.arange(start, rows.stop)
+        own = np.arange(len(t)), np.arange(start, rows.stop)
         t[own] = P[own] = 0
-        support = P > 1e-300
-        p = P[support]
-        entropy += (p * np.log(p / t[support])).sum()
+        similar = np.flatnonzero(P)
+        log_likelihood += P.ravel()[similar] @ np.log(t.ravel()[similar])
         total += t.sum()
-        attraction[rows] = (P * t) @ extended
-        repulsion[rows] = (t * t) @ extended
-    pull = attraction - repulsion / total
-    return entropy + np.log(total), pull[:, -1:] * H - pull[:, :-1]
+        P *= t
+        attraction[rows] = P @ right
+        t *= t
+        repulsion[rows] = t @ right
+    pull = attraction / mass - repulsion / total
+    return np.log(total) - log_likelihood / mass, pull[:, -1:] * H - pull[:, :-1]
 
 
 @dataclass(kw_only=True)
@@ -111,13 +110,13 @@ class Seph(Embedder):
         move, gain = np.zeros_like(H), np.ones_like(H)
         best, best_cost = H, np.inf
         for _ in range(self.iterations):
-            kl, gradient = divergence(H, G)
+            value, gradient = cross_entropy(H, G)
             gradient += 2 * alpha * (np.abs(H) - 1) * np.sign(H)
             gain = np.maximum(np.where(np.sign(gradient) != np.sign(move), gain + 0.2, gain * 0.8), 0.01)
             move = self.momentum * move - self.step * gain * gradient
             H = H + move
             H -= H.mean(axis=0)
-            cost = kl + alpha * np.square(np.abs(H) - 1).sum()
+            cost = value + alpha * np.square(np.abs(H) - 1).sum()
             if cost < best_cost:
                 best, best_cost = H, cost
         return best

@@ -15,6 +15,9 @@ A bit is set where x W_v exceeds a threshold. The paper's, and ``threshold="trai
 training set. The public code takes the median of whatever batch is being encoded (``"batch"``): queries
 then see each other, and a single one would always get zeros. Of two equal items that code makes the second
 its own nearest neighbour; ``exclude_self=False`` follows it.
+
+Eigenvectors have no sign of their own. As the item at the median never gets its bit, whichever way the vector
+points, the sign moves results by about 1e-3; the seed draws it, so that this freedom shows as spread.
 """
 
 from __future__ import annotations
@@ -55,7 +58,7 @@ class Imh(Embedder):
         rng = np.random.default_rng(self.seed)
         chosen = np.sort(rng.permutation(len(train))[: self.sample])
         views = train.image[chosen], train.text[chosen]
-        Y = self.embed(*views)
+        Y = self.embed(*views) * rng.choice([-1, 1], self.bits)
         self.image_hash_, self.text_hash_ = (ridge(X, Y, self.ridge) for X in views)
         self.image_median_ = np.median(train.image @ self.image_hash_, axis=0)
         self.text_median_ = np.median(train.text @ self.text_hash_, axis=0)

@@ -27,6 +27,13 @@ def ridged(C: np.ndarray, ridge: float) -> np.ndarray:
     return C + ridge * np.eye(len(C))
 
 
+def centred_rank(X: np.ndarray) -> int:
+    """Return the rank of X (n, d) less its column means, counting as whitening does."""
+    X = X - X.mean(axis=0)
+    values = np.linalg.eigvalsh(X.T @ X)
+    return int((values > RANK_TOLERANCE * max(values[-1], 0)).sum())
+
+
 def canonical_subspace(Cxx: np.ndarray, Cyy: np.ndarray, Cxy: np.ndarray, dim: int) -> Subspace:
     """Return the ``dim`` leading canonical directions, largest correlation first, with A'Cxx A = B'Cyy B = I.
 
@@ -52,7 +59,7 @@ def pls_canonical(X: np.ndarray, Y: np.ndarray, dim: int) -> Subspace:
     Each direction maximises the covariance of what the earlier ones, deflated from both views, left over.
     Raises UsageError where the views' ranks do not leave ``dim`` directions.
     """
-    ranks = [int(np.linalg.matrix_rank(V - V.mean(axis=0), rtol=1e-8)) for V in (X, Y)]
+    ranks = centred_rank(X), centred_rank(Y)
     require_directions(dim, min(ranks), f"the image and text features' ranks {ranks[0]} and {ranks[1]}")
     model = PLSCanonical(n_components=dim, scale=False, algorithm="svd").fit(X, Y)
     strength = np.sqrt(np.square(model._x_scores).sum(0) * np.square(model._y_scores).sum(0)) / len(X)

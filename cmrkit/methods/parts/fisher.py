@@ -12,14 +12,21 @@ from cmrkit.methods.parts.anchors import squared_distances
 _BLOCK = 1000  # rows of the distance matrix held at once
 
 
-def class_averaging(X: np.ndarray, L: np.ndarray) -> np.ndarray:
-    """Return X'WX (d, d), where W averages over classes: the between-class scatter of centred X (n, d).
+def _shares(L: np.ndarray) -> np.ndarray:
+    """Return multi-hot labels (n, c) with rows summing to 1: an item belongs in equal parts to its classes."""
+    return L / L.sum(axis=1, keepdims=True)
 
-    ``L`` (n, c) is multi-hot; an item with several labels counts in equal parts for each of them.
-    """
-    share = L / L.sum(axis=1, keepdims=True)
-    sums = share.T @ X
-    return sums.T @ (sums / share.sum(axis=0)[:, None])
+
+def class_means(X: np.ndarray, L: np.ndarray) -> np.ndarray:
+    """Return the mean (c, d) of each class of the rows of X (n, d); every class of ``L`` (n, c) has an item."""
+    share = _shares(L)
+    return share.T @ X / share.sum(axis=0)[:, None]
+
+
+def between_class_means(X: np.ndarray, L: np.ndarray) -> np.ndarray:
+    """Return X'WX (d, d), where W averages over a class: the between-class scatter of centred X (n, d)."""
+    means = class_means(X, L)
+    return (means.T * _shares(L).sum(axis=0)) @ means
 
 
 def _graph_scatter(X: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
@@ -31,7 +38,7 @@ def _graph_scatter(X: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.n
     return X.T @ (laplacian(S) @ X)
 
 
-def within_class_scatter(X: np.ndarray, L: np.ndarray, neighbours: int) -> np.ndarray:
+def within_class_neighbours(X: np.ndarray, L: np.ndarray, neighbours: int) -> np.ndarray:
     """Return the scatter (d, d) over each item's ``neighbours`` nearest items of its own class."""
     rows, columns = [], []
     for members in (np.flatnonzero(column) for column in L.T):
@@ -42,7 +49,7 @@ def within_class_scatter(X: np.ndarray, L: np.ndarray, neighbours: int) -> np.nd
     return _graph_scatter(X, np.concatenate(rows), np.concatenate(columns))
 
 
-def between_class_scatter(X: np.ndarray, L: np.ndarray, pairs: int) -> np.ndarray:
+def between_class_pairs(X: np.ndarray, L: np.ndarray, pairs: int) -> np.ndarray:
     """Return the scatter (d, d) over the ``pairs`` closest pairs that share no class."""
     best = np.empty((0, 3))
     for start in range(0, len(X), _BLOCK):

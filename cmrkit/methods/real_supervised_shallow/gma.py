@@ -19,10 +19,10 @@ W averages over a class; L_within and L_between are the Laplacians of marginal F
 of one class, and the closest pairs of different ones. X (n, d_image), Y (n, d_text) map to (n, dim).
 
 The unsupervised variants follow the authors' code as its baseline driver calls it: features neither centred nor
-scaled; alpha of 500 for ``blm`` and 10 else; the ridge of ``cca`` added twice; ``pls`` learns on centred columns
-divided by the root of their standard deviation, and is applied to the raw ones. ``lda`` and ``mfa`` follow its
-read-me: centred, PCA to 95% of the energy, gamma = tr(B_x) / tr(B_y). An item with several labels belongs in
-equal parts to each of its classes; items that share any label are no between-class pair.
+scaled; the ridge of ``cca`` added twice; ``pls`` learns on centred columns divided by the root of their standard
+deviation, and is applied to the raw ones. ``lda`` and ``mfa`` follow its read-me: centred, PCA to 95% of the
+energy, gamma = tr(B_text) / tr(B_image), the ridge added after gamma. An item with several labels belongs in equal
+parts to each of its classes; items that share any label are no between-class pair.
 """
 
 from __future__ import annotations
@@ -35,12 +35,17 @@ from sklearn.cross_decomposition import PLSRegression
 
 from cmrkit.errors import UsageError
 from cmrkit.methods.base import Embedder, Pairs
-from cmrkit.methods.parts.cca import ridged
+from cmrkit.methods.parts.cca import centred_rank, ridged
 from cmrkit.methods.parts.eigen import coupled, require_directions, top_eigenvectors, uncoupled
-from cmrkit.methods.parts.fisher import between_class_scatter, class_averaging, within_class_scatter
+from cmrkit.methods.parts.fisher import (
+    between_class_means,
+    between_class_pairs,
+    class_means,
+    within_class_neighbours,
+)
 
-_DRIVER_DIM = 15
-_DRIVER_ALPHA = {"blm": 500.0}
+FACTORS = 15  # of the authors' baseline driver
+ALPHA = {"blm": 500.0, "cca": 10.0, "lda": 1e4, "mfa": 100.0}  # the driver's; lda and mfa by held-out training pairs
 
 
 def principal_axes(X: np.ndarray, energy: float) -> np.ndarray:
@@ -54,8 +59,6 @@ def pls_bases(X: np.ndarray, Y: np.ndarray, dim: int) -> tuple[np.ndarray, np.nd
     """Return bases (d_x, dim), (d_y, dim) of PLS regression from X to Y: unit-norm rotations and Y's loadings."""
     X, Y = (V - V.mean(axis=0) for V in (X, Y))
     X, Y = (V / np.sqrt(np.where(V.std(axis=0) > 0, V.std(axis=0), 1)) for V in (X, Y))
-    rank = int(np.linalg.matrix_rank(X, rtol=1e-8))
-    require_directions(dim, rank, f"the text's rank {rank}")
     R = PLSRegression(n_components=dim, scale=False, tol=1e-12, max_iter=5000).fit(X, Y).x_rotations_
     R = R / np.linalg.norm(R, axis=0)
     T = X @ R
@@ -64,15 +67,17 @@ def pls_bases(X: np.ndarray, Y: np.ndarray, dim: int) -> tuple[np.ndarray, np.nd
 
 @dataclass(kw_only=True)
 class GMA(Embedder):
-    """GMA and its special cases. ``dim`` and ``alpha`` of None are the authors' driver's, by variant.
+    """GMA and its special cases. ``dim`` and ``alpha`` of None stand for the variant's own.
 
-    ``dim`` is then 15, cut to the smaller view's features (classes - 1 for ``lda`` and ``mfa``). ``neighbours``
-    and ``margin_pairs`` shape the graphs of ``mfa``; ``energy`` is what PCA keeps for it and ``lda``.
+    For ``dim`` that is 15 cut to the smaller view's features for ``cca`` and to the views' ranks for ``pls``, and
+    classes - 1 cut to the principal axes for ``lda`` and ``mfa``; for ``alpha`` see ``ALPHA``. ``neighbours`` and
+    ``margin_pairs`` shape the graphs of ``mfa``; ``energy`` is what PCA keeps for it and ``lda``.
     """
 
     space: ClassVar[str] = "cosine"
+    supervised: ClassVar[bool] = True  # in its own variants, lda and mfa
 
-    variant: Literal["blm", "cca", "pls", "lda", "mfa"]
+    variant: Literal["lda", "mfa", "blm", "cca", "pls"]
     dim: int | None = None
     alpha: float | None = None
     ridge: float = 0.01
@@ -83,16 +88,18 @@ class GMA(Embedder):
     def fit(self, train: Pairs) -> GMA:
         """Learn both projections. Raises UsageError where labels, or ``dim`` directions, are missing."""
         X, Y = train.image, train.text
+        if self.variant in ("lda", "mfa"):
+            self._fit_supervised(X, Y, self.require_labels(train))
+            return self
         self.image_mean_, self.text_mean_ = np.zeros(X.shape[1]), np.zeros(Y.shape[1])
         if self.variant == "pls":
-            # The authors' driver puts the text first, as the regression's input.
-            self.text_projection_, self.image_projection_ = pls_bases(Y, X, self._dim(X, Y))
-        elif self.variant in ("blm", "cca"):
-            keep, suppress = (X.T @ X, Y.T @ Y), (None if self.variant == "blm" else (X.T @ X, Y.T @ Y))
-            V = self._solve(keep, suppress, X.T @ Y, 2 * self.ridge, self._dim(X, Y))
-            self.image_projection_, self.text_projection_ = V[: X.shape[1]], V[X.shape[1] :]
+            self._fit_pls(X, Y)
         else:
-            self._fit_supervised(X, Y, self.require_labels(train))
+            moments = X.T @ X, Y.T @ Y
+            suppress = None if self.variant == "blm" else ridged(uncoupled(*moments), 2 * self.ridge)
+            dim = FACTORS if self.variant == "blm" else min(FACTORS, X.shape[1], Y.shape[1])
+            V = self._solve(moments, suppress, X.T @ Y, dim)
+            self.image_projection_, self.text_projection_ = V[: X.shape[1]], V[X.shape[1] :]
         return self
 
     def encode_image(self, x: np.ndarray) -> np.ndarray:
@@ -103,10 +110,12 @@ class GMA(Embedder):
         """Return the projections (n, dim) of text features (n, d_text)."""
         return (y - self.text_mean_) @ self.text_projection_
 
-    def _dim(self, X: np.ndarray, Y: np.ndarray) -> int:
-        if self.dim is not None:
-            return self.dim
-        return _DRIVER_DIM if self.variant == "blm" else min(_DRIVER_DIM, X.shape[1], Y.shape[1])
+    def _fit_pls(self, X: np.ndarray, Y: np.ndarray) -> None:
+        rank = min(centred_rank(X), centred_rank(Y))
+        dim = self.dim if self.dim is not None else min(FACTORS, rank)
+        require_directions(dim, rank, "the image and text features' ranks")
+        # The authors' driver puts the text first, as the regression's input.
+        self.text_projection_, self.image_projection_ = pls_bases(Y, X, dim)
 
     def _fit_supervised(self, X: np.ndarray, Y: np.ndarray, L: np.ndarray) -> None:
         L = L[:, L.any(axis=0)]
@@ -117,21 +126,23 @@ class GMA(Embedder):
         P, Q = principal_axes(X, self.energy), principal_axes(Y, self.energy)
         X, Y = X @ P, Y @ Q
         (Ax, Bx), (Ay, By) = self._scatters(X, L), self._scatters(Y, L)
-        gamma = np.trace(Bx) / np.trace(By)
-        share = L / L.sum(axis=1, keepdims=True)
-        Zx, Zy = (share.T @ V / share.sum(axis=0)[:, None] for V in (X, Y))
-        dim = self.dim if self.dim is not None else min(L.shape[1] - 1, X.shape[1], Y.shape[1])
-        V = self._solve((Ax, Ay), (Bx, gamma * By), Zx.T @ Zy, self.ridge, dim)
+        Bx = Bx * (np.trace(By) / np.trace(Bx))
+        Zx, Zy = class_means(X, L), class_means(Y, L)
+        dim = min(L.shape[1] - 1, X.shape[1], Y.shape[1])
+        V = self._solve((Ax, Ay), ridged(uncoupled(Bx, By), self.ridge), Zx.T @ Zy, dim)
         self.image_projection_, self.text_projection_ = P @ V[: P.shape[1]], Q @ V[P.shape[1] :]
 
     def _scatters(self, X: np.ndarray, L: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return what the variant keeps and what it suppresses, both (d, d)."""
         if self.variant == "lda":
-            kept = class_averaging(X, L)
+            kept = between_class_means(X, L)
             return kept, X.T @ X - kept
-        return between_class_scatter(X, L, self.margin_pairs), within_class_scatter(X, L, self.neighbours)
+        return between_class_pairs(X, L, self.margin_pairs), within_class_neighbours(X, L, self.neighbours)
 
-    def _solve(self, keep: tuple, suppress: tuple | None, aligned: np.ndarray, ridge: float, dim: int) -> np.ndarray:
-        """Return the ``dim`` leading eigenvectors (d_image + d_text, dim) of equation 7."""
-        alpha = self.alpha if self.alpha is not None else _DRIVER_ALPHA.get(self.variant, 10.0)
-        B = None if suppress is None else ridged(uncoupled(*suppress), ridge)
-        return top_eigenvectors(coupled(keep[0], alpha * aligned, keep[1]), B, dim)[1]
+    def _solve(
+        self, keep: tuple[np.ndarray, np.ndarray], suppress: np.ndarray | None, aligned: np.ndarray, dim: int
+    ) -> np.ndarray:
+        """Return the leading eigenvectors (d_image + d_text, dim) of equation 7; ``dim`` where none is set."""
+        alpha = self.alpha if self.alpha is not None else ALPHA[self.variant]
+        dim = self.dim if self.dim is not None else dim
+        return top_eigenvectors(coupled(keep[0], alpha * aligned, keep[1]), suppress, dim)[1]

@@ -1,0 +1,91 @@
+"""Real-valued spaces: the similarities by which published code ranks embeddings, block by block.
+
+========== =============================================================================================
+cosine     x.y / (|x||y|), which the CCA papers call normalised correlation (Rasiwasia et al., MM 2010);
+           a zero vector has cosine 0 with everything
+correlation the same after each vector loses its own mean: Pearson's, MATLAB's and SciPy's 'correlation'
+dot        x.y
+euclidean  ranks by -|x - y|
+l1         ranks by -sum |x - y|
+kl         ranks by -KL(x || y) of rows scaled to sum 1; needs x >= 0 and y > 0
+========== =============================================================================================
+
+Two items tie where their similarities are equal floating-point numbers; there is no tolerance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from scipy.spatial.distance import cdist
+
+from cmrkit.errors import UsageError
+from cmrkit.evaluation.blocks import Block, row_blocks
+
+SIMILARITIES = ("cosine", "correlation", "dot", "euclidean", "l1", "kl")
+
+
+def check_embeddings(name: str, embeddings: np.ndarray) -> np.ndarray:
+    """Check embeddings (n, d), any numeric dtype, and return them as float64.
+
+    Raises UsageError naming the array and the first row with a NaN or an infinity.
+    """
+    embeddings = np.asarray(embeddings)
+    if embeddings.ndim != 2 or embeddings.dtype.kind not in "biuf":
+        shape = f"{embeddings.dtype} of shape {embeddings.shape}"
+        raise UsageError(f"{name} must be numeric embeddings (n, dimensions), not {shape}")
+    if embeddings.size == 0:
+        raise UsageError(f"{name} is empty: its shape is {embeddings.shape}")
+    finite = np.isfinite(embeddings)
+    if not finite.all():
+        row, column = np.argwhere(~finite)[0]
+        raise UsageError(f"{name} row {row} holds {embeddings[row, column]} at column {column}")
+    return embeddings.astype(np.float64)
+
+
+def similarity_blocks(query: np.ndarray, database: np.ndarray, kind: str, relevance) -> Iterator[Block]:
+    """Yield blocks of distances (the similarity negated, up to a constant per query) and relevance.
+
+    ``query`` (q, d) and ``database`` (n, d) are checked float64. Raises UsageError for an unknown kind,
+    for different widths, and for values that the kind cannot take.
+    """
+    if kind not in SIMILARITIES:
+        raise UsageError(f"unknown similarity {kind!r}; there are {', '.join(SIMILARITIES)}")
+    if query.shape[1] != database.shape[1]:
+        raise UsageError(f"the queries have {query.shape[1]} dimensions, the database {database.shape[1]}")
+    if kind != "l1":
+        left, right, offset = _as_inner_product(query, database, kind)
+    for rows in row_blocks(len(query), len(database)):
+        if kind == "l1":
+            distances = cdist(query[rows], database, "cityblock")
+        else:
+            distances = offset - left[rows] @ right.T
+        yield Block(distances, relevance.rows(rows))
+
+
+def _as_inner_product(x: np.ndarray, y: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    # Every kind but l1 orders the database by (offset of the item) - (inner product).
+    none = np.zeros(len(y))
+    if kind == "dot":
+        return x, y, none
+    if kind == "cosine":
+        return _unit(x), _unit(y), none
+    if kind == "correlation":
+        return _unit(x - x.mean(1, keepdims=True)), _unit(y - y.mean(1, keepdims=True)), none
+    if kind == "euclidean":
+        return 2 * x, y, np.einsum("ij,ij->i", y, y)
+    return _distributions("query", x, 0.0), np.log(_distributions("database", y, np.nextafter(0, 1))), none
+
+
+def _unit(x: np.ndarray) -> np.ndarray:
+    norm = np.linalg.norm(x, axis=1, keepdims=True)
+    return x / np.where(norm > 0, norm, 1)
+
+
+def _distributions(side: str, x: np.ndarray, least: float) -> np.ndarray:
+    bad = (x.min(1) < least) | (x.sum(1) <= 0)
+    if bad.any():
+        rule = "positive values" if least else "non-negative values that are not all zero"
+        raise UsageError(f"similarity 'kl' needs {rule}: {side} row {int(np.argmax(bad))} has others; smooth them")
+    return x / x.sum(1, keepdims=True)
