@@ -29,7 +29,8 @@ def load_mat(path: Path) -> dict[str, Any]:
 
     with _explained(path, "a MATLAB file"):
         try:
-            variables = loadmat(path)
+            with open(path, "rb") as file:  # given a name, SciPy would also try it with ".mat" added
+                variables = loadmat(file)
         except NotImplementedError:  # how SciPy declines version 7.3
             return _load_hdf5(path)
     return {name: value for name, value in variables.items() if not name.startswith("__")}
@@ -139,7 +140,7 @@ def _hdf5_value(node: Any, root: Any) -> Any:
     value = node[()].T  # HDF5 is row-major, MATLAB column-major
     if kind == b"char":
         return "".join(map(chr, value.ravel()))
-    if kind == b"cell":
+    if h5py.check_ref_dtype(node.dtype):  # a cell array, or one field of a struct array
         cells = np.empty(value.shape, dtype=object)
         for where, reference in np.ndenumerate(value):
             cells[where] = _hdf5_value(root[reference], root)

@@ -57,11 +57,11 @@ def first_hits(block: Block, ties: str = "expected") -> FirstHits:
 def recall(hits: FirstHits, k: int) -> np.ndarray:
     """Return the chance that a relevant item is among the first ``k``, per query: float64 in 0..1."""
     places = np.clip(k - hits.ahead, 0, hits.tied)
-    missed = (places < 1).astype(np.float64)
-    # All of the relevant items lie below the cut: C(tied - places, relevant) / C(tied, relevant).
+    missed = np.ones(len(places))
+    # All relevant items fall below the cut: C(tied - places, relevant) / C(tied, relevant), factor by factor.
     for i in range(int(hits.relevant.max(initial=0))):
         factor = np.maximum(hits.tied - places - i, 0) / np.maximum(hits.tied - i, 1)
-        missed = np.where((places >= 1) & (i < hits.relevant), (missed if i else 1) * factor, missed)
+        missed *= np.where(i < hits.relevant, factor, 1)
     return 1 - missed
 
 

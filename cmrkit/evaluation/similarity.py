@@ -15,7 +15,7 @@ Two items tie where their similarities are equal floating-point numbers; there i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from scipy.spatial.distance import cdist
@@ -54,14 +54,19 @@ def similarity_blocks(query: np.ndarray, database: np.ndarray, kind: str, releva
         raise UsageError(f"unknown similarity {kind!r}; there are {', '.join(SIMILARITIES)}")
     if query.shape[1] != database.shape[1]:
         raise UsageError(f"the queries have {query.shape[1]} dimensions, the database {database.shape[1]}")
-    if kind != "l1":
-        left, right, offset = _as_inner_product(query, database, kind)
+    distances_of = _distances(query, database, kind)
     for rows in row_blocks(len(query), len(database)):
-        if kind == "l1":
-            distances = cdist(query[rows], database, "cityblock")
-        else:
-            distances = offset - left[rows] @ right.T
+        distances = distances_of(rows)
+        if not np.isfinite(distances).all():
+            raise UsageError(f"the {kind} similarities of these embeddings overflow: scale the embeddings down")
         yield Block(distances, relevance.rows(rows))
+
+
+def _distances(query: np.ndarray, database: np.ndarray, kind: str) -> Callable[[slice], np.ndarray]:
+    if kind == "l1":
+        return lambda rows: cdist(query[rows], database, "cityblock")
+    left, right, offset = _as_inner_product(query, database, kind)
+    return lambda rows: offset - left[rows] @ right.T
 
 
 def _as_inner_product(x: np.ndarray, y: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

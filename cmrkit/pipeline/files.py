@@ -42,7 +42,7 @@ def on_disk(path: Path) -> Iterator[None]:
                 f"{path}: no space left on this disk; free some and run the same command again "
                 "(what arrived so far is kept and will be resumed)"
             ) from error
-        raise CmrkitError(f"{path}: cannot be written: {error.strerror or error}") from error
+        raise CmrkitError(f"{path}: cannot be used: {error.strerror or error}") from error
 
 
 def require_room(folder: Path, size: int) -> None:

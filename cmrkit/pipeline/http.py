@@ -21,7 +21,7 @@ from cmrkit.pipeline.retry import Retry, SourceError, TransientError
 from cmrkit.recipe.manifest import Asset
 
 CHUNK = 1 << 17  # what a broken connection can lose
-_WAIT_AND_RETRY = {408, 425, 429, 500, 502, 503, 504}
+_TOO_SOON = {408, 425, 429}  # and every 5xx
 _MEANING = {401: "a login is required", 403: "access denied", 404: "not found", 410: "gone"}
 
 
@@ -108,7 +108,7 @@ class _Transfer:
             if _total_in_range(response) == offset:
                 return self._prefix_hasher(offset).hexdigest()
             self._restart("the server refused to resume")
-        if status in _WAIT_AND_RETRY:
+        if status in _TOO_SOON or status >= 500:
             raise TransientError(_status_line(response), _retry_after(response))
         if status not in (200, 206):
             raise SourceError(_status_line(response))
@@ -130,9 +130,9 @@ class _Transfer:
         """Return the ETag or date with which the part can be resumed, or None where it cannot."""
         try:
             note = json.loads(_sidecar(self.part).read_text())
-        except (OSError, ValueError):
+            return note["validator"] if note["url"] == self.url else None
+        except (OSError, ValueError, LookupError, TypeError):
             return None
-        return note["validator"] if note.get("url") == self.url else None
 
     def _begin(self, validator: str | None) -> None:
         self.reused = False
@@ -144,7 +144,7 @@ class _Transfer:
     def _prefix_hasher(self, offset: int) -> Any:
         hasher = hashlib.new(self.asset.checksum[0] if self.asset.checksum else "sha256")
         if offset:
-            with open(self.part, "rb") as file:
+            with on_disk(self.part), open(self.part, "rb") as file:
                 while block := file.read(CHUNK):
                     hasher.update(block)
         return hasher
@@ -160,7 +160,7 @@ class _Transfer:
         if None not in (total, self.asset.size) and total != self.asset.size:
             raise SourceError(f"the server offers {total} bytes, expected {self.asset.size}")
         if offset == 0:
-            self._begin(_validator_of(response))
+            self._begin(None if _is_encoded(response, self.asset) else _validator_of(response))
         with on_disk(self.part):
             require_room(self.part.parent, (total or self.asset.size or offset) - offset)
         hasher = self._prefix_hasher(offset)

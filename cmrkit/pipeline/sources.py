@@ -99,7 +99,7 @@ def _repo_type(where: Any) -> str:
 
 
 def _hub_failure(error: Exception, where: Any) -> Exception:
-    from huggingface_hub import errors
+    from huggingface_hub import utils as errors  # where every version has them
 
     endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     page = f"{endpoint.rstrip('/')}/{where['datasets'] or ''}{where['repo']}"

@@ -114,7 +114,6 @@ def test_matlab_73_gives_what_matlab_shows(matlab_73):
         file["title"].attrs["MATLAB_class"] = np.bytes_("char")
         file["#refs#/a"] = np.ones((1, 1))
         file["words"] = np.array([[file["#refs#/a"].ref, file["title"].ref]], dtype=h5py.ref_dtype)
-        file["words"].attrs["MATLAB_class"] = np.bytes_("cell")
         file["split/train"] = np.ones((1, 2))
         file["none"] = np.array([0, 3], dtype=np.uint64)
         file["none"].attrs["MATLAB_empty"] = 1

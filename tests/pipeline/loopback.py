@@ -14,6 +14,7 @@ class Answer:
     body: bytes | None = None
     headers: dict = field(default_factory=dict)
     cut: int | None = None
+    stall: float = 0.0  # seconds of silence before the connection is dropped
     claim: int | None = None  # the Content-Length to state instead of the true one
     ranges: bool = True
     validate: bool = True  # whether If-Range is honoured
@@ -24,6 +25,7 @@ class Site:
 
     def __init__(self, body: bytes):
         self.body, self.etag, self.answers, self.requests = body, '"v1"', {}, []
+        self.released = threading.Event()
 
     def url(self, path: str = "/file.bin") -> str:
         return f"http://127.0.0.1:{self.port}{path}"
@@ -52,6 +54,7 @@ def serving(body: bytes):
     try:
         yield site
     finally:
+        site.released.set()
         server.shutdown()
         server.server_close()
         thread.join()
@@ -90,6 +93,7 @@ class _Handler(BaseHTTPRequestHandler):
                 return
             self.wfile.write(body if answer.cut is None else body[: answer.cut])
             self.wfile.flush()
+            self.site.released.wait(answer.stall)
         if answer.cut is not None or answer.claim is not None:
             self.close_connection = True
 

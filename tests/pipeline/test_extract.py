@@ -173,7 +173,7 @@ def test_something_else_is_no_archive(tmp_path):
 
 
 def test_a_file_where_a_folder_is_needed_is_reported(tmp_path):
-    assert_refused(make_tar(tmp_path / "a.tgz", {"a": b"1", "a/b": b"2"}), tmp_path, "cannot be written")
+    assert_refused(make_tar(tmp_path / "a.tgz", {"a": b"1", "a/b": b"2"}), tmp_path, "cannot be used")
 
 
 def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -90,7 +91,59 @@ def test_attempts_count_only_where_nothing_new_arrives(site, fetch):
     assert fetch(url).read_bytes() == BODY
 
 
-def test_a_later_run_resumes_what_a_killed_one_left(site, fetch, tmp_path):
+def test_a_server_that_falls_silent_is_not_waited_for(site, fetch):
+    url = site.plan(Answer(cut=CUT, stall=30), Answer())
+    assert fetch(url, retry=Retry(sleep=lambda _: None, timeout=(5, 0.2))).read_bytes() == BODY
+    assert site.ranges()[1] is not None
+
+
+def fetching(url, destination, first=""):
+    """A program that fetches the file from ``url``."""
+    return textwrap.dedent(
+        f"""
+        import sys
+        from pathlib import Path
+        from cmrkit.pipeline.fetch import fetch_asset
+        from cmrkit.recipe.manifest import Asset
+        asset = Asset(path="set/file.bin", urls=["{url}"], sha256="{SHA}")
+        {first}
+        print(fetch_asset(asset, destination=Path(r"{destination}"), progress=False))
+        """
+    )
+
+
+def wait_until(condition, seconds=20):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+def test_a_killed_process_leaves_a_part_that_the_next_one_resumes(site, fetch, tmp_path):
+    url = site.plan(Answer(cut=CUT, stall=30), Answer())
+    folder = tmp_path / "downloads" / "set"
+    child = subprocess.Popen([sys.executable, "-c", fetching(url, tmp_path / "downloads")])
+    wait_until(lambda: any(part.stat().st_size > 100_000 for part in folder.glob(".file.bin.*.part")))
+    child.kill()
+    child.wait()
+    assert not (folder / "file.bin").exists()
+    assert fetch(url).read_bytes() == BODY
+    assert site.ranges()[1] is not None
+    assert left_behind(tmp_path) == ["file.bin"]
+
+
+@pytest.mark.parametrize("sidecar", ["", "[]", "{}", '{"url": "http://other", "validator": "x"}'])
+def test_a_part_of_unknown_origin_is_not_resumed(site, fetch, tmp_path, sidecar):
+    url = site.plan(Answer(cut=CUT), Answer(503))
+    with pytest.raises(CmrkitError):
+        fetch(url)
+    next((tmp_path / "downloads/set").glob("*.part.json")).write_text(sidecar)
+    site.plan(Answer())
+    assert fetch(url).read_bytes() == BODY
+    assert site.ranges()[-1] is None
+
+
+def test_a_later_run_resumes_what_a_failed_one_left(site, fetch, tmp_path):
     url = site.plan(Answer(cut=CUT), Answer(503))
     with pytest.raises(CmrkitError, match="503"):
         fetch(url)
@@ -225,6 +278,12 @@ def test_a_body_that_the_server_compressed_is_unpacked(site, fetch):
     assert fetch(site.plan(packed)).read_bytes() == BODY
 
 
+def test_a_body_that_the_server_compressed_is_not_resumed(site, fetch):
+    encoded = {"body": gzip.compress(BODY), "headers": {"Content-Encoding": "gzip"}}
+    assert fetch(site.plan(Answer(cut=CUT, **encoded), Answer(**encoded))).read_bytes() == BODY
+    assert site.ranges() == [None, None]
+
+
 def test_a_stored_archive_that_is_labelled_as_compressed_is_kept(site, fetch):
     stored = gzip.compress(b"captions")
     url = site.plan(Answer(body=stored, headers={"Content-Encoding": "gzip"}))
@@ -297,23 +356,12 @@ def test_a_disk_that_really_fills_up_says_so(site, fetch, small_disk, monkeypatc
 
 def test_a_folder_that_cannot_be_written_is_named(site, fetch, tmp_path):
     (tmp_path / "downloads").write_text("a file where a folder is needed")
-    with pytest.raises(CmrkitError, match=r"downloads.*cannot be written"):
+    with pytest.raises(CmrkitError, match=r"downloads.*cannot be used"):
         fetch(site.url())
 
 
 def test_two_processes_that_want_one_file_transfer_it_once(site, tmp_path):
-    script = textwrap.dedent(
-        f"""
-        import sys
-        from pathlib import Path
-        from cmrkit.pipeline.fetch import fetch_asset
-        from cmrkit.recipe.manifest import Asset
-        asset = Asset(path="set/file.bin", urls=["{site.url()}"], sha256="{SHA}")
-        print("ready", flush=True)
-        sys.stdin.readline()
-        print(fetch_asset(asset, destination=Path(r"{tmp_path}"), progress=False))
-        """
-    )
+    script = fetching(site.url(), tmp_path, first='print("ready", flush=True); sys.stdin.readline()')
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     both = [subprocess.Popen([sys.executable, "-c", script], **pipes) for _ in range(2)]
     for process in both:

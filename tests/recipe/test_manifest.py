@@ -33,7 +33,7 @@ def test_a_path_stays_inside_its_directory(path):
     "url",
     [
         "http://example.org/a.zip",
-        "https://example.org/a b.zip".replace(" ", "%20"),
+        "https://example.org/a%20b.zip?download=1",
         "hf://owner/repo/model.safetensors@0123abc",
         "hf://datasets/owner/repo/deep/down/file.json",
         "gdrive://1a2B3c4D5e6F_-",

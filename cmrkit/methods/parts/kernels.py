@@ -14,6 +14,7 @@ from sklearn.metrics.pairwise import chi2_kernel, manhattan_distances
 
 from cmrkit.errors import UsageError
 from cmrkit.methods.parts.anchors import rbf_features
+from cmrkit.methods.parts.eigen import RANK_TOLERANCE
 
 KERNELS = ("linear", "rbf", "chi2", "intersection")
 
@@ -49,16 +50,16 @@ def incomplete_cholesky(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return (pivots, factor): rows of ``x`` (m, d) and the lower-triangular L (m, m) of their kernel matrix.
 
-    Rows are added until ``rank`` of them are in, or until the trace left over is at most ``tolerance`` of the
-    whole. Costs O(n rank^2) time and O(n rank) memory; the kernel matrix (n, n) is never formed.
+    Rows are added until ``rank`` of them are in, until the trace left over is at most ``tolerance`` of the whole,
+    or until no row stands out of rounding noise. Costs O(n rank^2) time and O(n rank) memory; the kernel matrix (n, n) is never formed.
     """
     residual = _diagonal(name, x)
-    rank, stop = min(rank, len(x)), tolerance * residual.sum()
+    rank, stop, noise = min(rank, len(x)), tolerance * residual.sum(), RANK_TOLERANCE * residual.max()
     R = np.zeros((len(x), rank))
     pivots: list[int] = []
     while len(pivots) < rank and residual.sum() > stop:
         j, p = len(pivots), int(residual.argmax())
-        if residual[p] <= 0:
+        if residual[p] <= noise:
             break
         column = kernel(name, x, x[p : p + 1], width)[:, 0] - R[:, :j] @ R[p, :j]
         R[:, j] = column / np.sqrt(residual[p])

@@ -1,0 +1,152 @@
+"""The arrays that an evaluation takes: checked once, then paired into retrieval directions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from cmrkit.errors import UsageError
+from cmrkit.evaluation.blocks import Block
+from cmrkit.evaluation.hamming import Codes, check_codes, hamming_blocks
+from cmrkit.evaluation.relevance import (
+    LabelRelevance,
+    Labels,
+    PairRelevance,
+    check_labels,
+    check_pairs,
+    relevance_by_label,
+)
+from cmrkit.evaluation.similarity import check_embeddings, similarity_blocks
+
+SPACES = ("hamming", "cosine", "dot", "euclidean")
+QUERY = ("query_image", "query_text")
+DATABASE = {  # whose codes the database items carry -> the arrays of the image and the text database
+    "learned": ("learned_image", "learned_text"),
+    "hashed": ("database_image", "database_text"),
+    "unified": ("unified", "unified"),
+}
+EMBEDDED = (*QUERY, *dict.fromkeys(name for names in DATABASE.values() for name in names))
+
+
+@dataclass(frozen=True)
+class Direction:
+    """Queries of one modality, the other modality's items, and what is relevant to what."""
+
+    query: Codes | np.ndarray
+    database: Codes | np.ndarray
+    relevance: LabelRelevance | PairRelevance
+
+    def blocks(self, similarity: str) -> Iterator[Block]:
+        """Yield distances and relevance, by Hamming distance or by a real-valued similarity."""
+        if isinstance(self.query, Codes):
+            return hamming_blocks(self.query, self.database, self.relevance)
+        return similarity_blocks(self.query, self.database, similarity, self.relevance)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Checked arrays; whatever was not given is absent from ``arrays`` or None."""
+
+    space: str
+    arrays: dict[str, Codes | np.ndarray]
+    query_labels: Labels | None
+    database_labels: Labels | None
+    pairs: np.ndarray | None
+
+    def databases(self) -> list[str]:
+        """Return the kinds of database codes that were given: learned, hashed, unified."""
+        return [kind for kind, names in DATABASE.items() if any(name in self.arrays for name in names)]
+
+    def directions(self, database: str, items: str, relevance: str) -> dict[str, Direction]:
+        """Return the directions, i2t and t2i, that the arrays allow under these choices of a protocol.
+
+        Raises UsageError where they allow none, or the labels that a choice needs are missing.
+        """
+        if relevance == "pairs":
+            return self._paired_directions(items)
+        image, text = QUERY if items == "query" else DATABASE[database]
+        wanted = {"i2t": ("query_image", text), "t2i": ("query_text", image)}
+        names = {d: pair for d, pair in wanted.items() if all(name in self.arrays for name in pair)}
+        if not names:
+            self._explain_nothing_to_rank(wanted, database if items == "database" else None)
+        relevant = self._label_relevance(items)
+        return {d: Direction(self.arrays[q], self.arrays[b], relevant) for d, (q, b) in names.items()}
+
+    def _label_relevance(self, items: str) -> LabelRelevance:
+        database = self.query_labels if items == "query" else self.database_labels
+        if self.query_labels is None or database is None:
+            missing = "query_labels" if self.query_labels is None else "database_labels"
+            raise UsageError(f"{missing} is missing: ranking the {items} items needs the labels of both sides")
+        return relevance_by_label(self.query_labels, database)
+
+    def _paired_directions(self, items: str) -> dict[str, Direction]:
+        if self.pairs is None:
+            raise UsageError("pairs is missing: recall needs the image row of every text, or labels instead")
+        if items != "query":
+            raise UsageError("pairs relate one image set to one text set: there is no other database (items=query)")
+        image, text = (self.arrays[self._paired(m)] for m in ("image", "text"))
+        rows = np.arange(len(image))
+        return {
+            "i2t": Direction(image, text, PairRelevance(rows, self.pairs)),
+            "t2i": Direction(text, image, PairRelevance(self.pairs, rows)),
+        }
+
+    def _paired(self, modality: str) -> str:
+        names = [name for name in (f"query_{modality}", f"database_{modality}") if name in self.arrays]
+        if len(names) != 1:
+            given = "both" if names else "neither"
+            either = f"query_{modality} or database_{modality}"
+            raise UsageError(f"pairs relate one image set to one text set: give {either}, not {given}")
+        return names[0]
+
+    def _explain_nothing_to_rank(self, wanted: dict[str, tuple[str, str]], database: str | None) -> None:
+        needs = "; ".join(f"{d} needs {q} and {b}" for d, (q, b) in wanted.items())
+        given = ", ".join(self.arrays) or "nothing"
+        chosen = f" with database={database}" if database else ""
+        raise UsageError(f"no direction can be ranked{chosen}: {needs}; given: {given}")
+
+
+def check_inputs(
+    *,
+    space: str = "hamming",
+    query_labels: np.ndarray | None = None,
+    database_labels: np.ndarray | None = None,
+    pairs: np.ndarray | None = None,
+    **embedded: np.ndarray | None,
+) -> Inputs:
+    """Check everything that can be checked without a protocol. ``embedded`` has the names of EMBEDDED.
+
+    Raises UsageError naming the array, and the row where there is one.
+    """
+    if space not in SPACES:
+        raise UsageError(f"unknown space {space!r}; choose from {', '.join(SPACES)}")
+    check = check_codes if space == "hamming" else check_embeddings
+    arrays = {name: check(name, array) for name, array in embedded.items() if array is not None}
+    _check_widths(arrays, "bits" if space == "hamming" else "dimensions")
+    labels = {
+        name: None if given is None else check_labels(name, given)
+        for name, given in (("query_labels", query_labels), ("database_labels", database_labels))
+    }
+    for name, array in arrays.items():
+        owner = "query_labels" if name in QUERY else "database_labels"
+        if pairs is None and labels[owner] is not None and len(labels[owner]) != len(array):
+            raise UsageError(f"{name} has {len(array)} rows, but {owner} has {len(labels[owner])}")
+    if labels["query_labels"] and labels["database_labels"]:
+        relevance_by_label(labels["query_labels"], labels["database_labels"])
+    if pairs is None and labels["query_labels"] is None:
+        raise UsageError("neither query_labels nor pairs is given: nothing says what is relevant")
+    inputs = Inputs(space, arrays, **labels, pairs=None)
+    if pairs is None:
+        return inputs
+    images, texts = (len(arrays[inputs._paired(m)]) for m in ("image", "text"))
+    return Inputs(space, arrays, **labels, pairs=check_pairs(pairs, images, texts))
+
+
+def _check_widths(arrays: dict[str, Codes | np.ndarray], unit: str) -> None:
+    widths = {name: a.bits if isinstance(a, Codes) else a.shape[1] for name, a in arrays.items()}
+    first = next(iter(widths), None)
+    for name, width in widths.items():
+        if width != widths[first]:
+            raise UsageError(f"{name} has {width} {unit}, but {first} has {widths[first]}")
