@@ -68,9 +68,13 @@ def reproduce(
     first = runs[0]
     results = [Result(d["params"], d["metrics"], d.pop("variants")) for d in documents]
     claims = [c for c in first.recipe.claims if c.dataset == first.dataset]
-    rows = judge(claims, results, first.eval)
+    space = first.method.class_attribute("space")
+    choice = first.eval
+    if choice.similarity is None and space != "hamming":
+        choice = choice.model_copy(update={"similarity": space})
+    rows = judge(claims, results, choice)
     for row in rows:
-        row["main"] = all(getattr(first.eval, k, None) == v for k, v in row["at"].items()
+        row["main"] = all(getattr(choice, k, None) == v for k, v in row["at"].items()
                           if k in ("database", "items", "ties", "similarity"))  # fmt: skip
     return {
         "recipe": key,

@@ -114,7 +114,7 @@ class PairedData:
 
             items = index["image_items"]
             if isinstance(items, dict):
-                items = ImageFiles(items["asset"], tuple(items["names"]), (assets or {}).get(items["asset"]))
+                items = ImageFiles(tuple(map(tuple, items["members"])), assets or {})
             return cls(
                 name=index["name"],
                 pairs=array("pairs"),
@@ -143,7 +143,7 @@ class PairedData:
     def _index(self) -> dict[str, Any]:
         items = self.image_items
         if isinstance(items, ImageFiles):
-            items = {"asset": items.asset, "names": items.names}
+            items = {"members": items.members}
         elif items is not None:
             items = "array"
         return {

@@ -23,7 +23,7 @@ import difflib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from itertools import product
 
 import numpy as np
 
@@ -52,11 +52,6 @@ class Metric:
     k: int | None = None
     variant: str | None = None
 
-    @property
-    def needs_hamming(self) -> bool:
-        """Whether it asks for a Hamming radius."""
-        return self.variant == "radius"
-
 
 def parse(name: str) -> Metric:
     """Read a metric's name. Raises UsageError with the nearest known form."""
@@ -72,44 +67,56 @@ def parse(name: str) -> Metric:
     return Metric(name, kind, k, variant)
 
 
-class Ordered:
-    """One block of queries under one tie rule; groups and first hits are worked out when first asked for."""
+class Ranked:
+    """One block of queries; what its metrics share is worked out once, when first asked for."""
 
-    def __init__(self, block: Block, ties: str):
-        self.block, self.ties = block, ties
+    def __init__(self, block: Block):
+        self.block = block
+        self._groups: dict[str, ranking.TieGroups] = {}
+        self._first: dict[str, FirstHits] = {}
 
-    @cached_property
-    def groups(self) -> ranking.TieGroups:
-        """The tie groups, for everything that walks down the ranking."""
-        return ranking.tie_groups(self.block, self.ties)
+    def groups(self, ties: str) -> ranking.TieGroups:
+        """Return the tie groups under a rule, for everything that walks down the ranking."""
+        if not self._groups:
+            self._groups["expected"] = ranking.tie_groups(self.block)
+        if ties not in self._groups:
+            self._groups[ties] = ranking.break_ties(self._groups["expected"], self.block, ties)
+        return self._groups[ties]
 
-    @cached_property
-    def first(self) -> FirstHits:
-        """Where the first relevant items stand, for recall at K."""
-        return first_hits(self.block, self.ties)
+    def first(self, ties: str) -> FirstHits:
+        """Return where the first relevant items stand under a rule, for recall at K."""
+        if ties not in self._first:
+            self._first[ties] = first_hits(self.block, ties)
+        return self._first[ties]
 
-    def values(self, metric: Metric) -> np.ndarray:
+    def values(self, metric: Metric, ties: str) -> np.ndarray:
         """Return one value per query (q,), or for a curve (q, 2, points): precision and recall."""
-        return _VALUES[metric.kind](self, metric)
+        return _VALUES[metric.kind](self, metric, ties)
 
 
-def _map(ordered: Ordered, metric: Metric) -> np.ndarray:
+def _map(ranked: Ranked, metric: Metric, ties: str) -> np.ndarray:
     if metric.k is None:
-        return ranking.average_precision(ordered.groups)
-    return ranking.average_precision_at(ordered.groups, metric.k, metric.variant or "retrieved")
+        return ranking.average_precision(ranked.groups(ties))
+    return ranking.average_precision_at(ranked.groups(ties), metric.k, metric.variant or "retrieved")
 
 
-def _at_cut(ordered: Ordered, metric: Metric) -> np.ndarray:
+def _at_cut(ranked: Ranked, metric: Metric, ties: str) -> np.ndarray:
     if metric.variant == "radius":
-        which = curves.within_radius(ordered.block)[metric.kind == "recall"]
+        which = curves.within_radius(_hamming(ranked, metric))[metric.kind == "recall"]
         return which[:, min(metric.k, which.shape[1] - 1)]
     at = ranking.precision_at if metric.kind == "precision" else ranking.recall_at
-    return at(ordered.groups, metric.k)
+    return at(ranked.groups(ties), metric.k)
 
 
-def _curve(ordered: Ordered, metric: Metric) -> np.ndarray:
-    by_radius = ordered.block.levels is not None
-    return np.stack(curves.within_radius(ordered.block) if by_radius else curves.along_ranks(ordered.groups), 1)
+def _curve(ranked: Ranked, metric: Metric, ties: str) -> np.ndarray:
+    by_radius = ranked.block.levels is not None
+    return np.stack(curves.within_radius(ranked.block) if by_radius else curves.along_ranks(ranked.groups(ties)), 1)
+
+
+def _hamming(ranked: Ranked, metric: Metric) -> Block:
+    if ranked.block.levels is None:
+        raise UsageError(f"metric {metric.name} asks for a Hamming radius, but this space is real-valued")
+    return ranked.block
 
 
 _VALUES = {
@@ -117,9 +124,9 @@ _VALUES = {
     "precision": _at_cut,
     "recall": _at_cut,
     "pr_curve": _curve,
-    "r": lambda ordered, metric: 100 * recall(ordered.first, metric.k),
-    "medr": lambda ordered, metric: rank(ordered.first),
-    "meanr": lambda ordered, metric: rank(ordered.first),
+    "r": lambda ranked, metric, ties: 100 * recall(ranked.first(ties), metric.k),
+    "medr": lambda ranked, metric, ties: rank(ranked.first(ties)),
+    "meanr": lambda ranked, metric, ties: rank(ranked.first(ties)),
 }
 
 
@@ -136,10 +143,9 @@ def measure(
     for block in blocks:
         levels, items = block.levels, block.items
         answerable.append(block.relevance.any(1))
-        for rule in ties:
-            ordered = Ordered(block, rule)
-            for metric in metrics:
-                values[rule][metric.name].append(ordered.values(metric))
+        ranked = Ranked(block)
+        for rule, metric in product(ties, metrics):
+            values[rule][metric.name].append(ranked.values(metric, rule))
     some = np.concatenate(answerable)
     if not some.any():
         raise UsageError(

@@ -61,49 +61,46 @@ class TieGroups:
         return replace(self, **{name: getattr(self, name)[chosen] for name in names})
 
 
-def tie_groups(block: Block, ties: str = "expected") -> TieGroups:
-    """Order a block of queries under one of the tie rules."""
-    if ties == "stable":
-        return _singletons(block, np.argsort(block.distances, axis=1, kind="stable"))
-    groups = _sorted_groups(block) if block.levels is None else _histogram_groups(block)
-    if ties == "worst":
-        return replace(groups, start=groups.start + groups.size - groups.relevant, size=groups.relevant)
-    return replace(groups, size=groups.relevant) if ties == "best" else groups
-
-
-def _histogram_groups(block: Block) -> TieGroups:
-    relevant = block.histogram[:, :, 1]
-    size = block.histogram.sum(2)
+def tie_groups(block: Block) -> TieGroups:
+    """Group a block's items by distance, with the order inside a group left open (``expected``)."""
+    if block.levels is None:
+        return _groups_by_sorting(block)
+    relevant, size = block.histogram[:, :, 1], block.histogram.sum(2)
     start, before = np.cumsum(size, 1) - size, np.cumsum(relevant, 1) - relevant
     at = np.nonzero(relevant)
-    total = relevant.sum(1)
-    return TieGroups(at[0], start[at], size[at], relevant[at], before[at], total, block.items)
+    return TieGroups(at[0], start[at], size[at], relevant[at], before[at], relevant.sum(1), block.items)
 
 
-def _singletons(block: Block, order: np.ndarray) -> TieGroups:
-    query, start = np.nonzero(np.take_along_axis(block.relevance, order, 1))
-    total = np.bincount(query, minlength=len(order))
-    before = np.arange(len(query)) - (np.cumsum(total) - total)[query]
-    one = np.ones_like(start)
-    return TieGroups(query, start, one, one, before, total, block.items)
-
-
-def _sorted_groups(block: Block) -> TieGroups:
+def break_ties(groups: TieGroups, block: Block, ties: str) -> TieGroups:
+    """Return a block's groups, as ``tie_groups`` gives them, under one of the rules TIES."""
+    if ties == "worst":
+        return replace(groups, start=groups.start + groups.size - groups.relevant, size=groups.relevant)
+    if ties == "best":
+        return replace(groups, size=groups.relevant)
+    if ties == "expected" or (groups.size == 1).all():
+        return groups
     order = np.argsort(block.distances, axis=1, kind="stable")
-    single = _singletons(block, order)
-    value = np.take_along_axis(block.distances, order, 1)
-    new = np.ones(value.shape, dtype=bool)
-    new[:, 1:] = value[:, 1:] != value[:, :-1]
-    if new.all() or not len(single.query):
-        return single
-    # Positions run on through the rows, and each row opens a group: a group is named by where it opens.
-    opens = np.flatnonzero(new)
-    ends = np.append(opens[1:], new.size)
-    group = np.cumsum(new)[single.query * block.items + single.start] - 1
-    named, first, relevant = np.unique(group, return_index=True, return_counts=True)
-    start = opens[named] - single.query[first] * block.items
-    size = ends[named] - opens[named]
-    return replace(single.where(first), start=start, size=size, relevant=relevant)
+    query, start = np.nonzero(np.take_along_axis(block.relevance, order, 1))
+    one = np.ones_like(start)
+    return TieGroups(query, start, one, one, _running(one, query, groups.total), groups.total, block.items)
+
+
+def _groups_by_sorting(block: Block) -> TieGroups:
+    # Only where the relevant items stand matters, so values are sorted and looked up: faster than an argsort.
+    query, item = np.nonzero(block.relevance)
+    total = np.bincount(query, minlength=len(block.relevance))
+    near = np.split(block.distances[query, item], np.cumsum(total)[:-1])
+    ranked = np.sort(block.distances, axis=1)
+    start = np.concatenate([row.searchsorted(own, "left") for row, own in zip(ranked, near, strict=True)])
+    end = np.concatenate([row.searchsorted(own, "right") for row, own in zip(ranked, near, strict=True)])
+    _, first, relevant = np.unique(query * block.items + start, return_index=True, return_counts=True)
+    query, start, size = query[first], start[first], (end - start)[first]
+    return TieGroups(query, start, size, relevant, _running(relevant, query, total), total, block.items)
+
+
+def _running(relevant: np.ndarray, query: np.ndarray, total: np.ndarray) -> np.ndarray:
+    """Count the relevant items in the groups before each, within its query."""
+    return np.cumsum(relevant) - relevant - (np.cumsum(total) - total)[query]
 
 
 def average_precision(groups: TieGroups) -> np.ndarray:

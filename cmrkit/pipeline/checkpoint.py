@@ -60,10 +60,10 @@ def save_checkpoint(directory: Path, model: Model) -> None:
     """Write ``model`` into ``directory`` as model.safetensors and checkpoint.json."""
     from safetensors.numpy import save_file
 
-    tensors = {f"method.{k}": np.ascontiguousarray(v) for k, v in model.method.state().items()}
+    tensors = {f"method.{k}": np.array(v, order="C") for k, v in model.method.state().items()}
     for modality in MODALITIES:
         for i, state in enumerate(model.states[modality]):
-            tensors |= {f"preprocess.{modality}.{i}.{k}": np.ascontiguousarray(v) for k, v in state.items()}
+            tensors |= {f"preprocess.{modality}.{i}.{k}": np.array(v, order="C") for k, v in state.items()}
     save_file(tensors, directory / "model.safetensors")
     write_json(directory / "checkpoint.json", {"format": FORMAT, "cmrkit": __version__, **model.about})
 

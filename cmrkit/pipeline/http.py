@@ -178,8 +178,9 @@ class _Transfer:
                 write(chunk)
                 hasher.update(chunk)
                 bar.update(len(chunk))
-        if total is not None and self.size() < total:
-            raise TransientError(f"the connection broke after {human(self.size())} of {human(total)}")
+        if self.size() < (total or 0) or _is_cut_short(response):
+            known = f" of {human(total)}" if total else ""
+            raise TransientError(f"the connection broke after {human(self.size())}{known}")
         return hasher.hexdigest()
 
 
@@ -217,6 +218,12 @@ def _is_encoded(response: Any, asset: Asset) -> bool:
 def _body(response: Any, asset: Asset) -> Iterator[bytes]:
     with _talking():
         yield from response.raw.stream(CHUNK, decode_content=_is_encoded(response, asset))
+
+
+def _is_cut_short(response: Any) -> bool:
+    """Whether fewer bytes came over the wire than were announced; not every urllib3 looks."""
+    length = response.headers.get("Content-Length", "")
+    return length.isdigit() and response.raw.tell() < int(length)
 
 
 def _total(response: Any, asset: Asset) -> int | None:

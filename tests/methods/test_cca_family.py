@@ -240,7 +240,7 @@ def test_kcca_solves_the_dual_problem_of_full_kernel_matrices():
     Ky = J @ kernel("chi2", data.text, data.text, 1.0) @ J
     cross = np.block([[np.zeros((n, n)), Kx @ Ky], [Ky @ Kx, np.zeros((n, n))]])
     constraint = block_diag(Kx @ Kx + n * kappa * Kx, Ky @ Ky + n * kappa * Ky) + 1e-12 * np.eye(2 * n)
-    values, vectors = eigh(cross, constraint)
+    _, vectors = eigh(cross, constraint)
     x, y = model.encode_image(data.image), model.encode_text(data.text)
     for k in range(3):
         a, b = vectors[:n, -1 - k], vectors[n:, -1 - k]

@@ -13,7 +13,7 @@ import huggingface_hub
 import pytest
 import requests
 from gdown.exceptions import FileURLRetrievalError
-from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.utils import LocalEntryNotFoundError
 from loopback import Answer, serving
 
 from cmrkit.errors import CmrkitError

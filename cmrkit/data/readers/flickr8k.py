@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cmrkit.data.images import ImageFiles, member_names
+from cmrkit.data.images import find_images
 from cmrkit.data.paired import PairedData
 from cmrkit.data.reading import asset, read_lines, require, rows_in_order
 from cmrkit.errors import UsageError
@@ -44,7 +44,7 @@ def read(assets: Mapping[str, Path], *, split: str, image: str, text: str) -> Pa
         name="flickr8k",
         pairs=np.repeat(np.arange(len(names), dtype=np.int64), [len(captions[name]) for name in names]),
         splits={**splits, "database": splits["query"]},
-        image_items=find_images(archive, asset(assets, archive, "flickr8k"), names),
+        image_items=find_images(names, {archive: asset(assets, archive, "flickr8k")}),
         captions=[caption for name in names for caption in captions[name]],
     )
 
@@ -62,19 +62,3 @@ def read_captions(path: Path) -> dict[str, list[str]]:
             raise UsageError(f"{path}:{number}: expected 'image#number<TAB>caption', found {line[:60]!r}")
         captions[name.removesuffix(".1")].append(caption)
     return dict(captions)
-
-
-def find_images(name: str, root: Path, images: list[str]) -> ImageFiles:
-    """Return ``images`` as members of the archive ``root``, in whichever folder of it they lie.
-
-    Raises UsageError naming the first image that it lacks.
-    """
-    members = {Path(member).name: member for member in member_names(root) if not _is_metadata(member)}
-    missing = [image for image in images if image not in members]
-    if missing:
-        raise UsageError(f"{root}: has no image {missing[0]} ({len(missing)} of {len(images)} are missing)")
-    return ImageFiles(name, tuple(members[image] for image in images), root)
-
-
-def _is_metadata(member: str) -> bool:
-    return member.startswith("__MACOSX/") or Path(member).name.startswith("._")

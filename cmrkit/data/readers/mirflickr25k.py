@@ -12,16 +12,18 @@ from pathlib import Path
 import numpy as np
 
 from cmrkit.data.draws import Draws
-from cmrkit.data.images import ImageFiles, member_names
+from cmrkit.data.images import find_images
 from cmrkit.data.paired import PairedData
-from cmrkit.data.reading import asset, mat_arrays, multi_hot, read_lines, require, rows_in_order
 from cmrkit.data.parts import Part, read_parts
+from cmrkit.data.reading import asset, mat_arrays, multi_hot, read_lines, require, rows_in_order
 from cmrkit.errors import UsageError
 
-CLASSES = tuple(
-    "animals baby bird car clouds dog female flower food indoor lake male night people plant_life portrait "
-    "river sea sky structures sunset transport tree water".split()
-)
+CLASSES = (
+    "animals", "baby", "bird", "car", "clouds", "dog",
+    "female", "flower", "food", "indoor", "lake", "male",
+    "night", "people", "plant_life", "portrait", "river", "sea",
+    "sky", "structures", "sunset", "transport", "tree", "water",
+)  # fmt: skip
 SEED = 20260104
 CNN = {
     "train": Part("I_tr", "T_tr", "L_tr"),
@@ -55,7 +57,7 @@ def _read_lists(assets: Mapping[str, Path], image: str, text: str) -> PairedData
             "database": np.sort(order[2000:]),
         },
         text={text: tag_matrix(tags, vocabulary, assets["tags"])},
-        image_items=_photographs(asset(assets, "images", "mirflickr25k"), names),
+        image_items=find_images(names, {"images": asset(assets, "images", "mirflickr25k")}),
         labels=multi_hot(np.array([line.split() for line in labels], dtype=int), assets["labels"]),
         classes=CLASSES,
     )
@@ -71,13 +73,6 @@ def tag_matrix(tags: list[str], vocabulary: list[str], path: Path) -> np.ndarray
                 raise UsageError(f"{path}:{row + 1}: the tag {tag!r} is not in the list of tags")
             matrix[row, columns[tag]] = 1
     return matrix
-
-
-def _photographs(root: Path, names: list[str]) -> ImageFiles:
-    missing = set(names).difference(member_names(root))
-    if missing:
-        raise UsageError(f"{root}: has no image {min(missing)} ({len(missing)} of {len(names)} are missing)")
-    return ImageFiles("images", tuple(names), root)
 
 
 def _read_dcmh(assets: Mapping[str, Path], image: str, text: str) -> PairedData:
@@ -101,4 +96,4 @@ def _read_bmc(assets: Mapping[str, Path], image: str, text: str) -> PairedData:
     require("image feature of split bmc", image, ("bmc-cnn",), "mirflickr25k")
     require("text feature of split bmc", text, ("bmc-tags",), "mirflickr25k")
     path = asset(assets, "bmc", "mirflickr25k")
-    return read_parts("mirflickr25k", path, CNN, image, text, CLASSES)
+    return read_parts("mirflickr25k", path, CNN, image=image, text=text, classes=CLASSES)

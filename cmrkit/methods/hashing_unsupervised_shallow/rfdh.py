@@ -41,9 +41,7 @@ def set_bits(B: np.ndarray, views: Views, F: list[np.ndarray], D: list[np.ndarra
     codes = np.ascontiguousarray(B.T)
     weights = [w * d for w, d in zip(l, D, strict=True)]
     grams = [f @ f.T for f in F]
-    alone = sum(
-        (0.5 * np.diag(g)[:, None] - f @ X.T) * w for w, g, f, X in zip(weights, grams, F, views, strict=True)
-    )
+    alone = sum((0.5 * np.diag(g)[:, None] - f @ X.T) * w for w, g, f, X in zip(weights, grams, F, views, strict=True))
     for k in range(bits):
         codes[k] = 0
         cost = alone[k] + sum(w * (g[k] @ codes) for w, g in zip(weights, grams, strict=True))

@@ -51,7 +51,8 @@ def incomplete_cholesky(
     """Return (pivots, factor): rows of ``x`` (m, d) and the lower-triangular L (m, m) of their kernel matrix.
 
     Rows are added until ``rank`` of them are in, until the trace left over is at most ``tolerance`` of the whole,
-    or until no row stands out of rounding noise. Costs O(n rank^2) time and O(n rank) memory; the kernel matrix (n, n) is never formed.
+    or until no row stands out of rounding noise. Costs O(n rank^2) time and O(n rank) memory; the kernel matrix
+    (n, n) is never formed.
     """
     residual = _diagonal(name, x)
     rank, stop, noise = min(rank, len(x)), tolerance * residual.sum(), RANK_TOLERANCE * residual.max()
