@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from cmrkit.cli.shared import dataset_option, json_option, offline_option, print_json
-from cmrkit.errors import CmrkitError, UsageError
+from cmrkit.errors import UsageError
 from cmrkit.pipeline.plan import needed_assets
 from cmrkit.pipeline.resolve import pick_dataset, runnable_recipe
 from cmrkit.recipe.library import dataset_keys, load_manifest, recipe_keys
@@ -23,28 +21,29 @@ from cmrkit.recipe.source import did_you_mean
 def command(name: str, all_assets: bool, dataset: str | None, offline: bool, as_json: bool) -> None:
     """Fetch and verify the files of dataset NAME, or all that recipe NAME needs; train nothing."""
     from cmrkit.api import open_context
-    from cmrkit.pipeline.fetch import fetch_asset
+    from cmrkit.pipeline.fetch import fetch_all
 
     context = open_context(offline)
-    done, failures = [], []
-    for key, assets in _wanted(name, dataset, all_assets).items():
-        manifest = load_manifest(key)
-        for asset_name in assets:
-            try:
-                path = fetch_asset(manifest.assets[asset_name], destination=context.store.root / "downloads",
-                                   mirror=list(context.mirror), offline=offline, progress=context.progress)  # fmt: skip
-            except CmrkitError as error:
-                failures.append(str(error))
-                continue
-            done.append({"dataset": key, "asset": asset_name, "path": str(Path(path).resolve())})
-            if not as_json:
-                click.echo(f"{key}: {asset_name}: {path}")
+    assets = {
+        f"{key}/{asset}": load_manifest(key).assets[asset]
+        for key, names in _wanted(name, dataset, all_assets).items()
+        for asset in names
+    }
+    paths = fetch_all(
+        assets,
+        destination=context.store.root / "downloads",
+        mirror=context.mirror,
+        offline=offline,
+        progress=context.progress,
+    )
     if as_json:
-        print_json({"name": name, "files": done, "failed": failures})
-    elif not done and not failures:
+        files = [{"dataset": n.split("/")[0], "asset": n.split("/")[1], "path": str(p)} for n, p in paths.items()]
+        return print_json({"name": name, "files": files})
+    for asset, path in paths.items():
+        click.echo(f"{asset}: {path}")
+    if not paths:
         click.echo(f"{name} is embedded: nothing to download")
-    if failures:
-        raise CmrkitError("\n".join(failures))
+    return None
 
 
 def _wanted(name: str, dataset: str | None, all_assets: bool) -> dict[str, list[str]]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from statistics import fmean, stdev
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+from cmrkit.reporting.judge import QUALIFIERS
 
 WIDTH = 100
 STYLE = {"match": "green", "near": "yellow", "below": "red", "above": "magenta"}
@@ -38,7 +41,7 @@ def print_card(document: dict[str, Any], paper: Any, seconds: float) -> None:
     out.print(_metrics(document["runs"]))
     _print_claims(out, document["claims"])
     out.print()
-    out.print(_steps(document["steps"], seconds))
+    out.print(_steps(document["steps"], seconds), soft_wrap=True)
 
 
 def _metrics(runs: list[dict[str, Any]]) -> Table:
@@ -69,13 +72,11 @@ def _at(value: Any, direction: str) -> float | None:
 
 
 def _mean_std(values: list[float | None]) -> str:
-    import statistics
-
     present = [v for v in values if v is not None]
     if not present:
         return "-"
-    text = f"{statistics.fmean(present):.4f}"
-    return f"{text} ± {statistics.stdev(present):.4f}" if len(present) > 1 else text
+    text = f"{fmean(present):.4f}"
+    return f"{text} ± {stdev(present):.4f}" if len(present) > 1 else text
 
 
 def _print_claims(out: Console, claims: list[dict[str, Any]]) -> None:
@@ -88,7 +89,8 @@ def _print_claims(out: Console, claims: list[dict[str, Any]]) -> None:
         shown = [c for c in shown if c["metric"] in ("map@all", "r@1")] or shown
     rows = table("claim", "at", ">paper", ">ours", ">difference", "verdict")
     for claim in shown:
-        at = " ".join(f"{k}={v}" if k != "direction" else str(v) for k, v in claim["at"].items())
+        hidden = QUALIFIERS if claim["main"] else ()  # what the protocol line above says already
+        at = " ".join(f"{k}={v}" if k != "direction" else str(v) for k, v in claim["at"].items() if k not in hidden)
         paper = f"{claim['value']:.4f}" + (f" ± {claim['claimed_std']:.4f}" if claim["claimed_std"] else "")
         ours = f"{claim['obtained']:.4f}" + (f" ± {claim['std']:.4f}" if claim["std"] is not None else "")
         verdict = f"[{STYLE[claim['verdict']]}]{claim['verdict']}[/]"

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import fmean, stdev
 from typing import Any
-
-import numpy as np
 
 from cmrkit.recipe.model import Claim, EvalChoice
 
@@ -70,8 +69,8 @@ def _pick(metrics: dict[str, Any], metric: str, direction: str | None) -> float 
 
 
 def _row(claim: Claim, values: list[float], answering: list[Result], choice: EvalChoice) -> dict[str, Any]:
-    obtained = float(np.mean(values))
-    std = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    obtained = fmean(values)
+    std = stdev(values) if len(values) > 1 else None
     tolerance = max(rounding(claim.value), 2 * max(claim.std or 0, std or 0), claim.tolerance or 0)
     verdict = verdict_of(obtained - claim.value, tolerance)
     return {
@@ -122,7 +121,7 @@ def explain(claim: Claim, answering: list[Result], tolerance: float) -> str | No
         if own is not None and isinstance(queries, int):
             # A counter that starts at 10 in circulating evaluation code scales every mAP by q / (q + 10).
             _collect(readings, "the mAP divided by ten queries too many", own * queries / (queries + 10))
-    gaps = {name: abs(float(np.mean(values)) - claim.value) for name, values in readings.items()}
+    gaps = {name: abs(fmean(values) - claim.value) for name, values in readings.items()}
     best = min(gaps, key=gaps.get, default=None)
     return f"{best} gives the claimed value" if best and gaps[best] <= max(tolerance, 0.001) else None
 

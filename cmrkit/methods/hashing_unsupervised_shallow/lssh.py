@@ -11,9 +11,10 @@ length. A bit of a new image is sign(R s), s being its sparse code over B; of a 
 (A'A + c I)^-1 (c R s + A't).
 
 Followed from the authors' code: rho is not a fixed penalty but the fraction ``sparsity`` of the smallest one that
-makes that item's code zero; sparse codes are ``lasso_iterations`` accelerated proximal steps from zero. The code finds bases
-by Newton's method on the Lagrange dual, here they are found by cyclic projection of atoms on the same convex problem;
-as there, an atom that no item uses becomes zero and stays so. Items of length zero stay zero (the code has NaN).
+makes that item's code zero; sparse codes are ``lasso_iterations`` accelerated proximal steps from zero; the joint
+codes of training pairs use the image's code over B alone. The code finds bases by Newton's method on the Lagrange
+dual; here atoms are solved for in turn, on the same convex problem, and as there an atom that no item uses becomes
+zero and stays so. Items of length zero stay zero (the code divides by it).
 """
 
 from __future__ import annotations
@@ -116,7 +117,7 @@ class Lssh(Embedder):
         rng = np.random.default_rng(self.seed)
         chosen = np.sort(rng.permutation(len(train))[: self.sample])
         components = min(self.bits, train.image.shape[1])
-        variance, directions = np.linalg.eigh(np.cov(train.image[chosen].T))
+        directions = np.linalg.eigh(np.cov(train.image[chosen].T))[1]
         self.components_ = directions[:, ::-1][:, :components]
         X = unit_columns(self.components_.T @ train.image[chosen].T)
         T = unit_columns(train.text[chosen].T)

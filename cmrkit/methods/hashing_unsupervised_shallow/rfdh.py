@@ -35,16 +35,16 @@ def reweighting(X: np.ndarray, B: np.ndarray, F: np.ndarray) -> np.ndarray:
     return 1 / np.sqrt(np.square(X - B @ F).sum(axis=1) + np.finfo(float).eps)
 
 
-def set_bits(B: np.ndarray, views: Views, F: list[np.ndarray], D: list[np.ndarray], l: list[float]) -> np.ndarray:
+def set_bits(B: np.ndarray, views: Views, F: list[np.ndarray], D: list[np.ndarray], weights: list[float]) -> np.ndarray:
     """Return B (n, bits) after one sweep: each bit in turn goes to the half of the items where it costs least."""
     n, bits = B.shape
     codes = np.ascontiguousarray(B.T)
-    weights = [w * d for w, d in zip(l, D, strict=True)]
+    scales = [w * d for w, d in zip(weights, D, strict=True)]
     grams = [f @ f.T for f in F]
-    alone = sum((0.5 * np.diag(g)[:, None] - f @ X.T) * w for w, g, f, X in zip(weights, grams, F, views, strict=True))
+    alone = sum((0.5 * np.diag(g)[:, None] - f @ X.T) * w for w, g, f, X in zip(scales, grams, F, views, strict=True))
     for k in range(bits):
         codes[k] = 0
-        cost = alone[k] + sum(w * (g[k] @ codes) for w, g in zip(weights, grams, strict=True))
+        cost = alone[k] + sum(w * (g[k] @ codes) for w, g in zip(scales, grams, strict=True))
         codes[k, np.argpartition(cost, _half(n) - 1)[: _half(n)]] = 1
     return codes.T
 
@@ -81,13 +81,14 @@ class Rfdh(Embedder):
         F = [ridge(B, X, self.gamma) for X in views]
         D = [reweighting(X, B, f) for X, f in zip(views, F, strict=True)]
         for _ in range(self.iterations):
-            l = self.view_weights([d @ np.square(X - B @ f).sum(axis=1) for d, X, f in zip(D, views, F, strict=True)])
+            errors = [d @ np.square(X - B @ f).sum(axis=1) for d, X, f in zip(D, views, F, strict=True)]
+            weights = self.view_weights(errors)
             for _ in range(self.sweeps):
-                before, B = B, set_bits(B, views, F, D, l)
+                before, B = B, set_bits(B, views, F, D, weights)
                 if np.array_equal(B, before):
                     break
             roots = [np.sqrt(d)[:, None] for d in D]
-            F = [ridge(r * B, r * X, self.gamma / w) for r, X, w in zip(roots, views, l, strict=True)]
+            F = [ridge(r * B, r * X, self.gamma / w) for r, X, w in zip(roots, views, weights, strict=True)]
             D = [reweighting(X, B, f) for X, f in zip(views, F, strict=True)]
         return B
 

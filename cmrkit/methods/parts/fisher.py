@@ -43,7 +43,11 @@ def within_class_neighbours(X: np.ndarray, L: np.ndarray, neighbours: int) -> np
     rows, columns = [], []
     for members in (np.flatnonzero(column) for column in L.T):
         k = min(neighbours + 1, len(members))  # an item is its own nearest neighbour
-        found = NearestNeighbors(n_neighbors=k).fit(X[members]).kneighbors(X[members], return_distance=False)
+        found = (
+            NearestNeighbors(n_neighbors=k, algorithm="brute")
+            .fit(X[members])
+            .kneighbors(X[members], return_distance=False)
+        )
         rows.append(np.repeat(members, k))
         columns.append(members[found.ravel()])
     return _graph_scatter(X, np.concatenate(rows), np.concatenate(columns))

@@ -31,7 +31,6 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
-from sklearn.cross_decomposition import PLSRegression
 
 from cmrkit.errors import UsageError
 from cmrkit.methods.base import Embedder, Pairs
@@ -56,13 +55,22 @@ def principal_axes(X: np.ndarray, energy: float) -> np.ndarray:
 
 
 def pls_bases(X: np.ndarray, Y: np.ndarray, dim: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return bases (d_x, dim), (d_y, dim) of PLS regression from X to Y: unit-norm rotations and Y's loadings."""
+    """Return bases (d_x, dim), (d_y, dim) of PLS regression from X to Y: unit-norm rotations and Y's loadings.
+
+    Works on the moments X'X and X'Y alone, whose cost does not grow with n; ``dim`` is at most the views' rank.
+    """
     X, Y = (V - V.mean(axis=0) for V in (X, Y))
     X, Y = (V / np.sqrt(np.where(V.std(axis=0) > 0, V.std(axis=0), 1)) for V in (X, Y))
-    R = PLSRegression(n_components=dim, scale=False, tol=1e-12, max_iter=5000).fit(X, Y).x_rotations_
-    R = R / np.linalg.norm(R, axis=0)
-    T = X @ R
-    return R, (Y.T @ T) / np.square(T).sum(axis=0)
+    S, C = X.T @ X, X.T @ Y
+    R, P, Q = np.zeros((len(S), dim)), np.zeros((len(S), dim)), np.zeros((C.shape[1], dim))
+    for k in range(dim):
+        w = np.linalg.svd(C, full_matrices=False)[0][:, 0]
+        r = w - R @ (P.T @ w)
+        R[:, k] = r / np.linalg.norm(r)
+        energy = R[:, k] @ S @ R[:, k]
+        P[:, k], Q[:, k] = S @ R[:, k] / energy, C.T @ R[:, k] / energy
+        C = C - energy * np.outer(P[:, k], Q[:, k])
+    return R, Q
 
 
 @dataclass(kw_only=True)

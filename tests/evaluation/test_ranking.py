@@ -1,0 +1,175 @@
+"""Closed forms against the plain definition, averaged over every order of the tied items."""
+
+from itertools import combinations, product
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score
+
+from cmrkit.evaluation.blocks import Block
+from cmrkit.evaluation.curves import along_ranks, rank_grid, within_radius
+from cmrkit.evaluation.ranking import (
+    DENOMINATORS,
+    TIES,
+    average_precision,
+    average_precision_at,
+    break_ties,
+    precision_at,
+    recall_at,
+    tie_groups,
+)
+
+LEVELS = 4
+ITEM = st.tuples(st.integers(0, LEVELS - 1), st.booleans())
+TIED_LIST = st.lists(ITEM, min_size=1, max_size=9)
+
+
+def block_of(lists, integer=True):
+    distances = np.array([[d for d, _ in items] for items in lists])
+    relevance = np.array([[r for _, r in items] for items in lists])
+    if integer:
+        return Block(distances.astype(np.uint8), relevance, levels=LEVELS)
+    return Block(distances * 0.3 - 0.5, relevance)
+
+
+def orders(items):
+    """Every order of relevance that the ties leave open, all equally likely."""
+    groups = []
+    for level in range(LEVELS):
+        hits = [relevant for d, relevant in items if d == level]
+        places = combinations(range(len(hits)), sum(hits))
+        groups.append([tuple(i in chosen for i in range(len(hits))) for chosen in places])
+    return [sum(order, ()) for order in product(*groups)]
+
+
+def plain_ap(order, k, denominator):
+    ranks = [i for i, relevant in enumerate(order, 1) if relevant]
+    precisions = [(j, rank, j / rank) for j, rank in enumerate(ranks, 1)]
+    if denominator == "first-relevant":
+        kept = [p for j, _, p in precisions if j <= k]
+    else:
+        kept = [p for _, rank, p in precisions if rank <= k]
+    divisor = {"retrieved": len(kept), "min": min(k, len(ranks)), "total": len(ranks)}.get(denominator, len(kept))
+    return sum(kept) / divisor if divisor else 0.0
+
+
+@pytest.mark.parametrize("denominator", DENOMINATORS)
+@pytest.mark.parametrize("integer", [True, False], ids=["hamming", "real"])
+@settings(max_examples=150, deadline=None)
+@given(items=TIED_LIST, k=st.integers(1, 10))
+def test_expected_average_precision_is_the_mean_over_all_orders(denominator, integer, items, k):
+    groups = tie_groups(block_of([items], integer))
+    mean = np.mean([plain_ap(order, k, denominator) for order in orders(items)])
+    assert average_precision_at(groups, k, denominator)[0] == pytest.approx(mean, abs=1e-12)
+
+
+@settings(max_examples=150, deadline=None)
+@given(items=TIED_LIST, k=st.integers(1, 9))
+def test_expected_precision_recall_and_full_average_precision_are_means_over_all_orders(items, k):
+    groups = tie_groups(block_of([items]))
+    possible, n = orders(items), len(items)
+    k = min(k, n)
+    relevant = max(sum(possible[0]), 1)
+    assert average_precision(groups)[0] == pytest.approx(np.mean([plain_ap(o, n, "total") for o in possible]))
+    assert precision_at(groups, k)[0] == pytest.approx(np.mean([sum(o[:k]) / k for o in possible]))
+    assert recall_at(groups, k)[0] == pytest.approx(np.mean([sum(o[:k]) / relevant for o in possible]))
+
+
+@pytest.mark.parametrize("denominator", DENOMINATORS)
+@pytest.mark.parametrize("integer", [True, False], ids=["hamming", "real"])
+@settings(max_examples=60, deadline=None)
+@given(items=TIED_LIST, k=st.integers(1, 10))
+def test_every_other_rule_scores_the_one_order_it_names(denominator, integer, items, k):
+    block = block_of([items], integer)
+    keys = {
+        "worst": lambda i: (items[i][0], items[i][1]),
+        "best": lambda i: (items[i][0], not items[i][1]),
+        "stable": lambda i: items[i][0],
+    }
+    for ties, key in keys.items():
+        order = [items[i][1] for i in sorted(range(len(items)), key=key)]
+        groups = break_ties(tie_groups(block), block, ties)
+        value = average_precision_at(groups, k, denominator)[0]
+        assert value == pytest.approx(plain_ap(order, k, denominator), abs=1e-12), ties
+
+
+@settings(max_examples=100, deadline=None)
+@given(items=TIED_LIST, k=st.integers(1, 10), denominator=st.sampled_from(["min", "total", "first-relevant"]))
+def test_worst_and_best_bound_the_expectation_where_the_denominator_is_fixed(items, k, denominator):
+    block = block_of([items])
+    groups = tie_groups(block)
+    low, middle, high = (
+        average_precision_at(break_ties(groups, block, rule), k, denominator)[0] for rule in ("worst", "expected", "best")
+    )
+    assert low - 1e-12 <= middle <= high + 1e-12
+
+
+def test_without_ties_all_rules_agree_with_scikit_learn():
+    rng = np.random.default_rng(0)
+    scores, relevance = rng.standard_normal((20, 60)), rng.random((20, 60)) < 0.2
+    relevance[:, 0] = True
+    block = Block(-scores, relevance)
+    reference = [average_precision_score(r, s) for r, s in zip(relevance, scores, strict=True)]
+    for rule in TIES:
+        np.testing.assert_allclose(average_precision(break_ties(tie_groups(block), block, rule)), reference)
+
+
+def test_queries_of_one_block_do_not_touch_each_other():
+    rng = np.random.default_rng(1)
+    lists = [[(int(rng.integers(LEVELS)), bool(rng.random() < 0.3)) for _ in range(12)] for _ in range(8)]
+    together = tie_groups(block_of(lists))
+    for denominator in DENOMINATORS:
+        alone = [average_precision_at(tie_groups(block_of([items])), 5, denominator)[0] for items in lists]
+        np.testing.assert_allclose(average_precision_at(together, 5, denominator), alone)
+
+
+def test_large_tie_groups_keep_their_precision():
+    # One group of 5000 with 900 relevant items: compared with the mean over random orders.
+    rng = np.random.default_rng(2)
+    relevance = np.arange(5000) < 900
+    groups = tie_groups(Block(np.zeros((1, 5000), dtype=np.uint8), relevance[None], levels=9))
+    sampled = [rng.permutation(relevance) for _ in range(2000)]
+    for denominator in DENOMINATORS:
+        mean = np.mean([plain_ap(order[:1500], 50, denominator) for order in sampled])
+        if denominator == "total":
+            mean *= np.mean([order[:1500].sum() for order in sampled]) / 900
+        assert average_precision_at(groups, 50, denominator)[0] == pytest.approx(mean, rel=0.03), denominator
+
+
+def test_a_hand_made_ranking_under_the_four_denominators():
+    order = [True, False, True, False, True, True]
+    block = Block(np.arange(6)[None] * 1.0, np.array([order]))
+    groups = tie_groups(block)
+    found = 1 + 2 / 3
+    assert average_precision_at(groups, 3, "retrieved")[0] == pytest.approx(found / 2)
+    assert average_precision_at(groups, 3, "min")[0] == pytest.approx(found / 3)
+    assert average_precision_at(groups, 3, "total")[0] == pytest.approx(found / 4)
+    assert average_precision_at(groups, 3, "first-relevant")[0] == pytest.approx((found + 3 / 5) / 3)
+
+
+def test_a_query_without_relevant_items_scores_zero_everywhere():
+    groups = tie_groups(Block(np.array([[0, 1, 1]], dtype=np.uint8), np.zeros((1, 3), dtype=bool), levels=LEVELS))
+    assert average_precision(groups)[0] == 0
+    assert all(average_precision_at(groups, 2, d)[0] == 0 for d in DENOMINATORS)
+
+
+@settings(max_examples=60, deadline=None)
+@given(items=TIED_LIST)
+def test_the_curve_by_radius_counts_what_lies_within_it(items):
+    precision, recall = within_radius(block_of([items]))
+    for radius in range(LEVELS):
+        inside = [relevant for d, relevant in items if d <= radius]
+        assert precision[0, radius] == pytest.approx(sum(inside) / len(inside) if inside else 0)
+        assert recall[0, radius] == pytest.approx(sum(inside) / max(sum(r for _, r in items), 1))
+
+
+def test_the_curve_by_rank_ends_at_the_whole_database():
+    rng = np.random.default_rng(3)
+    relevance = rng.random((4, 300)) < 0.1
+    precision, recall = along_ranks(tie_groups(Block(rng.random((4, 300)), relevance)))
+    assert rank_grid(300)[0] == 1
+    assert rank_grid(300)[-1] == 300
+    np.testing.assert_allclose(recall[:, -1], 1)
+    np.testing.assert_allclose(precision[:, -1], relevance.mean(1))
