@@ -44,7 +44,7 @@ class PairedData:
     @property
     def n_images(self) -> int:
         """The number of images."""
-        for rows in (self.labels, self.image_items, *self.image.values()):
+        for rows in (self.image_items, *self.image.values(), self.labels):
             if rows is not None:
                 return len(rows)
         return int(self.pairs.max()) + 1 if len(self.pairs) else 0

@@ -162,10 +162,10 @@ def resolve(inputs: Inputs, protocol: str | Protocol | None = None, **options) -
     if inputs.pairs is None or inputs.query_labels is None:
         base = base.changed(relevance="labels" if inputs.pairs is None else "pairs")
     databases = inputs.databases()
-    if base.relevance == "pairs" or not databases:
+    if base.relevance == "pairs" or (not databases and inputs.has_both_queries):
         base = base.changed(items="query")
-    if databases and base.database not in databases:
-        base = base.changed(database=databases[0])
+    if base.database not in databases:
+        base = base.changed(database=databases[0] if databases else "hashed")
     chosen = base.changed(**options)
     if hamming and chosen.similarity is not None:
         raise UsageError(f"similarity={chosen.similarity} does not apply to Hamming codes")
@@ -189,7 +189,7 @@ def _selections(inputs: Inputs) -> dict[str, dict[str, Direction]]:
     found = {}
     for database in inputs.databases():
         found[f"database={database},items=database"] = inputs.directions(database, "database", "labels")
-    if not found or {"query_image", "query_text"} <= inputs.arrays.keys():
+    if not found or inputs.has_both_queries:
         found["items=query"] = inputs.directions("hashed", "query", "labels")
     return found
 

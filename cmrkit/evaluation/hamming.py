@@ -36,10 +36,9 @@ def check_codes(name: str, codes: np.ndarray) -> Codes:
     good = (ones | minus) if minus.any() else (ones | zeros)
     if not good.all():
         row, bit = np.argwhere(~good)[0]
-        convention = "-1 and +1" if minus.any() else "0 and 1"
         raise UsageError(
-            f"{name} row {row} holds {codes[row, bit]} at bit {bit}: the other values say codes of {convention}; "
-            "real-valued embeddings need another space, such as 'cosine'"
+            f"{name} row {row} holds {codes[row, bit]} at bit {bit}, but codes are -1 and +1, or 0 and 1, throughout "
+            "an array; real-valued embeddings need another space, such as 'cosine'"
         )
     return Codes(pack(ones), codes.shape[1])
 

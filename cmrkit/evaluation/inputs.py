@@ -55,6 +55,11 @@ class Inputs:
     database_labels: Labels | None
     pairs: np.ndarray | None
 
+    @property
+    def has_both_queries(self) -> bool:
+        """Whether the two modalities' queries can rank each other."""
+        return self.arrays.keys() >= set(QUERY)
+
     def databases(self) -> list[str]:
         """Return the kinds of database codes that were given: learned, hashed, unified."""
         return [kind for kind, names in DATABASE.items() if any(name in self.arrays for name in names)]
@@ -75,11 +80,19 @@ class Inputs:
         return {d: Direction(self.arrays[q], self.arrays[b], relevant) for d, (q, b) in names.items()}
 
     def _label_relevance(self, items: str) -> LabelRelevance:
+        self._check_label_rows()
         database = self.query_labels if items == "query" else self.database_labels
         if self.query_labels is None or database is None:
             missing = "query_labels" if self.query_labels is None else "database_labels"
             raise UsageError(f"{missing} is missing: ranking the {items} items needs the labels of both sides")
         return relevance_by_label(self.query_labels, database)
+
+    def _check_label_rows(self) -> None:
+        for name, array in self.arrays.items():
+            owner = "query_labels" if name in QUERY else "database_labels"
+            labels = getattr(self, owner)
+            if labels is not None and len(labels) != len(array):
+                raise UsageError(f"{name} has {len(array)} rows, but {owner} has {len(labels)}")
 
     def _paired_directions(self, items: str) -> dict[str, Direction]:
         if self.pairs is None:
@@ -129,16 +142,13 @@ def check_inputs(
         name: None if given is None else check_labels(name, given)
         for name, given in (("query_labels", query_labels), ("database_labels", database_labels))
     }
-    for name, array in arrays.items():
-        owner = "query_labels" if name in QUERY else "database_labels"
-        if pairs is None and labels[owner] is not None and len(labels[owner]) != len(array):
-            raise UsageError(f"{name} has {len(array)} rows, but {owner} has {len(labels[owner])}")
     if labels["query_labels"] and labels["database_labels"]:
         relevance_by_label(labels["query_labels"], labels["database_labels"])
     if pairs is None and labels["query_labels"] is None:
         raise UsageError("neither query_labels nor pairs is given: nothing says what is relevant")
     inputs = Inputs(space, arrays, **labels, pairs=None)
     if pairs is None:
+        inputs._check_label_rows()
         return inputs
     images, texts = (len(arrays[inputs._paired(m)]) for m in ("image", "text"))
     return Inputs(space, arrays, **labels, pairs=check_pairs(pairs, images, texts))

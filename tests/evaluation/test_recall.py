@@ -12,7 +12,7 @@ from cmrkit.evaluation import evaluate, evaluate_matrix
 from cmrkit.evaluation.blocks import Block
 from cmrkit.evaluation.recall import first_hits, rank, recall
 
-ITEMS = st.lists(st.tuples(st.integers(0, 2), st.booleans()), min_size=1, max_size=6)
+ITEMS = st.lists(st.tuples(st.integers(0, 2), st.booleans()), min_size=1, max_size=5)
 
 
 def block_of(items):
@@ -24,24 +24,26 @@ def first_rank(items, order):
     return next((place for place, i in enumerate(ranked, 1) if items[i][1]), len(items) + 1)
 
 
-@settings(max_examples=150, deadline=None)
-@given(items=ITEMS, k=st.integers(1, 6))
+@settings(max_examples=80, deadline=None)
+@given(items=ITEMS, k=st.integers(1, 5))
 def test_expected_recall_and_rank_are_means_over_all_orders(items, k):
+    k = min(k, len(items))
     ranks = [first_rank(items, order) for order in permutations(range(len(items)))]
     hits = first_hits(block_of(items))
     assert rank(hits)[0] == pytest.approx(np.mean(ranks))
     assert recall(hits, k)[0] == pytest.approx(np.mean([r <= k for r in ranks]))
 
 
-@settings(max_examples=150, deadline=None)
-@given(items=ITEMS, k=st.integers(1, 6))
+@settings(max_examples=80, deadline=None)
+@given(items=ITEMS, k=st.integers(1, 5))
 def test_best_worst_and_stable_name_one_order(items, k):
+    k = min(k, len(items))
     ranks = [first_rank(items, order) for order in permutations(range(len(items)))]
     wanted = {"best": min(ranks), "worst": max(ranks), "stable": first_rank(items, range(len(items)))}
     for ties, place in wanted.items():
         hits = first_hits(block_of(items), ties)
         assert rank(hits)[0] == pytest.approx(place), ties
-        assert recall(hits, k)[0] == pytest.approx(place <= k), ties
+        assert recall(hits, k)[0] == float(place <= k), ties
 
 
 def five_captions(images=30, seed=0):

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.io import loadmat
 from scipy.linalg import block_diag, eigh, sqrtm
 from sklearn.cross_decomposition import PLSCanonical, PLSRegression
 from sklearn.datasets import load_digits
@@ -434,3 +435,44 @@ def test_rank_deficient_text_is_no_trouble(method):
     text = np.column_stack([data.text, data.text[:, :3], np.zeros(len(data))])
     method.fit(Pairs(data.image, text, data.labels))
     assert np.isfinite(method.encode_text(text)).all()
+
+
+# The published code's and the reference numbers on Wikipedia, 693 test items against each other
+
+
+def wikipedia(mirror):
+    folder = mirror / "wikipedia"
+    data = loadmat(folder / "wikiData.mat")
+    train, test = (Pairs(data[f"I_{s}"], data[f"T_{s}"], data[f"L_{s}"].astype(np.uint8)) for s in ("tr", "te"))
+    return train, test
+
+
+REFERENCES = [
+    (CCA(**CM, dim=7, ridge=1e-4), 0.24994, 0.19932),
+    (CCA(**CM, dim=9, ridge=1e-4), 0.24385, 0.19526),
+    (CCA(**CM, dim=9, ridge=1e-3), 0.23947, 0.18607),
+    (CCA(**CM, dim=9, ridge=0.0), 0.24166, 0.19661),
+    (GMA(variant="blm"), 0.20968, 0.16733),
+    (GMA(variant="cca"), 0.2363, 0.19289),
+    (GMA(variant="pls"), 0.22305, 0.18102),
+    (GMA(variant="lda", alpha=10.0, ridge=1e-6), 0.16018, 0.14364),
+    (GMA(variant="mfa", alpha=10.0, ridge=1e-6), 0.20863, 0.15318),
+]
+
+
+@pytest.mark.parametrize(("method", "i2t", "t2i"), REFERENCES)
+def test_equals_published_or_reference_code_on_wikipedia(method, i2t, t2i, mirror):
+    train, test = wikipedia(mirror)
+    method.fit(train)
+    x, y = method.encode_image(test.image), method.encode_text(test.text)
+    assert cosine_map(x, y, test.labels, test.labels).mean() == pytest.approx(i2t, abs=2e-5)
+    assert cosine_map(y, x, test.labels, test.labels).mean() == pytest.approx(t2i, abs=2e-5)
+
+
+def test_ml_cca_equals_the_authors_code_on_wikipedia(mirror):
+    train, test = wikipedia(mirror)
+    centred = Pairs(train.image - train.image.mean(0), train.text - train.text.mean(0), train.labels)
+    method = MLCCA(dim=9, neighbours=20, sigma=1.0).fit(centred)
+    x, y = (method.encode_image(test.image - train.image.mean(0)), method.encode_text(test.text - train.text.mean(0)))
+    assert cosine_map(x, y, test.labels, test.labels).mean() == pytest.approx(0.26455, abs=2e-5)
+    assert cosine_map(y, x, test.labels, test.labels).mean() == pytest.approx(0.21048, abs=2e-5)

@@ -75,7 +75,7 @@ def test_unknown_names_are_answered_with_near_ones():
 
 def test_a_catalogued_paper_names_its_runnable_relatives():
     with pytest.raises(CmrkitError, match=r"no method here yet; .*batch") as error:
-        resolve("alech")
+        resolve("ascsh")
     assert error.value.exit_code == 1
 
 

@@ -25,19 +25,20 @@ def read(assets: Mapping[str, Path], *, split: str, image: str, text: str) -> Pa
     require("image feature", image, ("pixels", "color-edge-hist"), "shapes")
     require("text feature", text, ("captions", "bow", "tfidf"), "shapes")
     shapes = generate()
-    order = Draws(SPLIT_SEED).permutation(SCENES)
-    query, val, database = (np.sort(part) for part in np.split(order, [400, 600]))
     return PairedData(
         name="shapes",
         pairs=np.repeat(np.arange(SCENES, dtype=np.int64), 5),
-        splits={
-            "train": database if split == "default" else np.sort(order[600:1200]),
-            "val": val,
-            "query": query,
-            "database": database,
-        },
+        splits=divide(split),
         image_items=shapes.images,
         captions=shapes.captions,
         labels=shapes.labels,
         classes=shapes.classes,
     )
+
+
+def divide(split: str) -> dict[str, np.ndarray]:
+    """Return the image rows of each part of ``split``."""
+    order = Draws(SPLIT_SEED).permutation(SCENES)
+    train = order[600:] if split == "default" else order[600:1200]
+    parts = {"train": train, "val": order[400:600], "query": order[:400], "database": order[600:]}
+    return {role: np.sort(rows) for role, rows in parts.items()}

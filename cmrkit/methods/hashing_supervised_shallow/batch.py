@@ -26,6 +26,7 @@ import numpy as np
 
 from cmrkit.methods.base import Embedder, Pairs, sign
 from cmrkit.methods.parts.anchors import mean_squared_distance, random_anchors, rbf_features
+from cmrkit.methods.parts.linear import ridge
 
 
 def balanced_latent(Z: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -72,8 +73,8 @@ class Batch(Embedder):
 
         B = self.learn_codes(X, Y, L, rng)
         self.image_codes_ = self.text_codes_ = sign(B)
-        self.image_hash_ = self._hash_function(X, B)
-        self.text_hash_ = self._hash_function(Y, B)
+        self.image_hash_ = ridge(X, B, self.ridge)
+        self.text_hash_ = ridge(Y, B, self.ridge)
         return self
 
     def learn_codes(self, X: np.ndarray, Y: np.ndarray, L: np.ndarray, rng) -> np.ndarray:
@@ -102,6 +103,3 @@ class Batch(Embedder):
         """Hash text features (n, d_text) into codes (n, bits)."""
         K = rbf_features(y, self.text_anchors_, self.text_width_) - self.text_mean_
         return sign(K @ self.text_hash_)
-
-    def _hash_function(self, K: np.ndarray, B: np.ndarray) -> np.ndarray:
-        return np.linalg.solve(K.T @ K + self.ridge * np.eye(K.shape[1]), K.T @ B)

@@ -27,6 +27,7 @@ from scipy.special import expit
 from cmrkit.methods.base import Embedder, Pairs, sign
 from cmrkit.methods.parts.anchors import kmeans_anchors, mean_squared_distance, random_anchors, rbf_features
 from cmrkit.methods.parts.kernel_logistic import kernel_logistic
+from cmrkit.methods.parts.linear import ridge
 
 
 def update_codes(U: np.ndarray, V: np.ndarray, S: np.ndarray, scale: float) -> None:
@@ -67,8 +68,8 @@ class Dlfh(Embedder):
         U, V = self.learn_codes(L, rng)
         self.image_codes_, self.text_codes_ = sign(U), sign(V)
         if self.hash_function == "linear":
-            self.image_hash_ = self._regress(train.image, U)
-            self.text_hash_ = self._regress(train.text, V)
+            self.image_hash_ = ridge(train.image, U, self.ridge)
+            self.text_hash_ = ridge(train.text, V, self.ridge)
         else:
             self.image_anchors_, self.image_width_, self.image_hash_ = self._kernel_fit(train.image, U, rng)
             self.text_anchors_, self.text_width_, self.text_hash_ = self._kernel_fit(train.text, V, rng)
@@ -96,9 +97,6 @@ class Dlfh(Embedder):
         if self.hash_function == "kernel":
             y = rbf_features(y, self.text_anchors_, self.text_width_)
         return sign(y @ self.text_hash_)
-
-    def _regress(self, x: np.ndarray, codes: np.ndarray) -> np.ndarray:
-        return np.linalg.solve(x.T @ x + self.ridge * np.eye(x.shape[1]), x.T @ codes)
 
     def _kernel_fit(self, x: np.ndarray, codes: np.ndarray, rng: np.random.Generator):
         choose = random_anchors if self.anchor_choice == "random" else kmeans_anchors

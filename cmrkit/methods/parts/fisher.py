@@ -55,14 +55,16 @@ def within_class_neighbours(X: np.ndarray, L: np.ndarray, neighbours: int) -> np
 
 def between_class_pairs(X: np.ndarray, L: np.ndarray, pairs: int) -> np.ndarray:
     """Return the scatter (d, d) over the ``pairs`` closest pairs that share no class."""
-    best = np.empty((0, 3))
+    best, bound = np.empty((0, 3)), np.inf
     for start in range(0, len(X), _BLOCK):
         rows = np.arange(start, min(start + _BLOCK, len(X)))
         distances = squared_distances(X[rows], X)
         distances[(L[rows] @ L.T > 0) | (np.arange(len(X)) <= rows[:, None])] = np.inf
-        nearest = np.argpartition(distances, min(pairs, distances.size) - 1, axis=None)[:pairs]
+        nearest = np.flatnonzero(distances < bound)
+        if len(nearest) > pairs:
+            nearest = nearest[np.argpartition(distances.flat[nearest], pairs - 1)[:pairs]]
         i, j = np.unravel_index(nearest, distances.shape)
         best = np.vstack([best, np.column_stack([distances[i, j], rows[i], j])])
         best = best[np.argsort(best[:, 0], kind="stable")[:pairs]]
-    best = best[np.isfinite(best[:, 0])]
+        bound = best[-1, 0] if len(best) == pairs else np.inf
     return _graph_scatter(X, best[:, 1].astype(int), best[:, 2].astype(int))

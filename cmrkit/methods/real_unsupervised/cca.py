@@ -46,8 +46,8 @@ class CCA(Embedder):
     def fit(self, train: Pairs) -> CCA:
         """Learn projections, classifiers or both. Raises UsageError where labels or directions are missing."""
         image, text = train.image, train.text
-        self.image_mean_, self.text_mean_ = image.mean(axis=0), text.mean(axis=0)
         if self.variant != "sm":
+            self.image_mean_, self.text_mean_ = image.mean(axis=0), text.mean(axis=0)
             centred = image - self.image_mean_, text - self.text_mean_
             found = (
                 cca(*centred, self.dim, self.ridge) if self.correlation == "cca" else pls_canonical(*centred, self.dim)

@@ -1,12 +1,12 @@
 """KCCA: Framing Image Description as a Ranking Task (Hodosh, Young, Hockenmaier, JAIR 2013).
 
-Kernel canonical correlation analysis (their section 5.1, after Hardoon, Szedmak and Shawe-Taylor 2004): with
-kernel matrices K_x, K_y (n, n) find dual weights that maximise
+Kernel canonical correlation analysis after Hardoon, Szedmak and Shawe-Taylor (2004): with centred kernel matrices
+K_x, K_y (n, n) find dual weights that maximise
 
-    a'K_x K_y b / sqrt((a'K_x^2 a + kappa a'K_x a) (b'K_y^2 b + kappa b'K_y b)).
+    a'K_x K_y b / sqrt((a'K_x^2 a + n kappa a'K_x a) (b'K_y^2 b + n kappa b'K_y b)).
 
-Each centred kernel is replaced by its incomplete Cholesky factor, K close to R R' with R (n, m): in a = R'a
-the problem is linear CCA on R whose covariances carry the ridge kappa / n, so nothing of size n x n is formed.
+Each kernel is replaced by its incomplete Cholesky factor, K close to R R' with R (n, m): in R'a and R'b the problem
+is linear CCA on R whose covariances carry the ridge kappa, so nothing of size n x n is formed.
 X (n, d_image) and Y (n, d_text) map to (n, dim), compared by cosine.
 
 The paper's kernels take image pyramids and word sequences; here each works on feature vectors. Histogram
@@ -29,7 +29,7 @@ from cmrkit.methods.parts.kernels import cholesky_features, incomplete_cholesky
 
 @dataclass(kw_only=True)
 class KCCA(Embedder):
-    """KCCA. ``kappa`` is the ridge on covariances of kernel features (kappa / n of the dual problem).
+    """KCCA. ``kappa`` is the ridge on the covariances of kernel features, n kappa in the dual problem.
 
     ``rank`` and ``tolerance`` stop the incomplete Cholesky factor; an rbf kernel's width is ``width`` times the
     mean squared distance of training rows, a chi2 kernel's is ``width`` itself.
