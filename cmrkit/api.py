@@ -66,7 +66,10 @@ def reproduce(
         bar.set_postfix_str(run.label)
         documents.append(_run_document(run, step, runner.obtain(step), runner))
     first = runs[0]
-    results = [Result(d["params"], d["metrics"], d.pop("variants")) for d in documents]
+    results = [
+        Result({**d["params"], "preprocess": _preprocessing(run)}, d["metrics"], d.pop("variants"))
+        for run, d in zip(runs, documents, strict=True)
+    ]
     claims = [c for c in first.recipe.claims if c.dataset == first.dataset]
     space = first.method.class_attribute("space")
     choice = first.eval
@@ -84,6 +87,12 @@ def reproduce(
         "claims": rows,
         "steps": list(runner.log.values()),
     }
+
+
+def _preprocessing(run: Run) -> str:
+    """Name a run's preprocessing as a claim's ``at`` does: ``center``, or ``center/l2`` where image and text differ."""
+    image, text = ("+".join(names) or "none" for names in (run.preprocess.image, run.preprocess.text))
+    return image if image == text else f"{image}/{text}"
 
 
 def describe_protocol(run: Run) -> str:

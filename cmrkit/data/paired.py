@@ -69,15 +69,24 @@ class PairedData:
         starts = np.concatenate([[0], ends[:-1]])
         return np.concatenate([by_image[starts[i] : ends[i]] for i in images]).astype(np.int64)
 
+    def matrix(self, modality: str, name: str) -> np.ndarray:
+        """Return the feature ``name`` of "image" or "text". Raises UsageError where it is no matrix here."""
+        features = {"image": self.image, "text": self.text}[modality]
+        if name not in features:
+            known = ", ".join(features) or "none: raw items, which need an extractor"
+            raise UsageError(f"{self.name}: no matrix of {modality} feature {name!r}; there is {known}")
+        return features[name]
+
     def replace(self, **changes: Any) -> PairedData:
         """Return a copy with some fields changed."""
         return dataclasses.replace(self, **changes)
 
     def validate(self) -> PairedData:
         """Return self. Raises UsageError at the first thing that is not as this class promises."""
+        self._check_features("image", self.image)
+        self._check_features("text", self.text)
+        self._check_counts()
         self._check_pairs()
-        self._check_features("image", self.image, self.n_images)
-        self._check_features("text", self.text, self.n_texts)
         self._check_items()
         self._check_splits()
         if self.labels is not None:
@@ -170,25 +179,30 @@ class PairedData:
             row = outside[0]
             self._fail(f"text row {row} belongs to image row {self.pairs[row]} of {self.n_images} images")
 
-    def _check_features(self, modality: str, features: Mapping[str, np.ndarray], rows: int) -> None:
+    def _check_features(self, modality: str, features: Mapping[str, np.ndarray]) -> None:
         for name, matrix in features.items():
             which = f"{modality} feature {name!r}"
             if matrix.ndim != 2 or matrix.dtype.kind not in "fiu":
                 self._fail(f"{which} must be a 2-d numeric array, not {matrix.ndim}-d {matrix.dtype}")
-            if len(matrix) != rows:
-                self._fail(f"{which} has {len(matrix)} rows for {rows} {modality}s")
             bad = np.flatnonzero(~np.isfinite(matrix).all(axis=1)) if matrix.dtype.kind == "f" else ()
             if len(bad):
                 self._fail(f"{which} has NaN or infinity in row {bad[0]} ({len(bad)} such rows)")
+
+    def _check_counts(self) -> None:
+        images = {f"image feature {name!r}": matrix for name, matrix in self.image.items()}
+        texts = {f"text feature {name!r}": matrix for name, matrix in self.text.items()}
+        images |= {"image items": self.image_items, "labels": self.labels}
+        texts |= {"pairs": self.pairs, "captions": self.captions}
+        for counted in (images, texts):
+            counts = {what: len(rows) for what, rows in counted.items() if rows is not None}
+            if len(set(counts.values())) > 1:
+                listed = ", ".join(f"{what} {count}" for what, count in counts.items())
+                self._fail(f"numbers of rows differ: {listed}")
 
     def _check_items(self) -> None:
         items = self.image_items
         if isinstance(items, np.ndarray) and (items.dtype != np.uint8 or items.ndim != 4 or items.shape[3] != 3):
             self._fail(f"image items must be uint8 (n, height, width, 3), not {items.dtype} {items.shape}")
-        if items is not None and len(items) != self.n_images:
-            self._fail(f"there are {len(items)} image items for {self.n_images} images")
-        if self.captions is not None and len(self.captions) != self.n_texts:
-            self._fail(f"there are {len(self.captions)} captions for {self.n_texts} texts")
 
     def _check_splits(self) -> None:
         has_text = np.bincount(self.pairs, minlength=self.n_images) > 0
@@ -213,8 +227,6 @@ class PairedData:
     def _check_labels(self, labels: np.ndarray) -> None:
         if labels.ndim != 2 or labels.dtype != np.uint8:
             self._fail(f"labels must be a 2-d uint8 array, not {labels.ndim}-d {labels.dtype}")
-        if len(labels) != self.n_images:
-            self._fail(f"labels have {len(labels)} rows for {self.n_images} images")
         if labels.shape[1] != len(self.classes):
             self._fail(f"labels have {labels.shape[1]} columns for {len(self.classes)} classes")
         if labels.size and labels.max() > 1:

@@ -37,7 +37,7 @@ def read_parts(
     classes are named by number, from 1. Raises UsageError where the file is not of this form.
     """
     arrays = iter(mat_arrays(path, [variable for part in parts.values() for variable in part]))
-    columns = {role: (next(arrays), next(arrays), _upright(next(arrays))) for role in parts}
+    columns = {role: _upright(next(arrays), next(arrays), next(arrays)) for role in parts}
     for role, part in columns.items():
         if len({len(array) for array in part}) != 1:
             raise UsageError(f"{path}: {role} has {' / '.join(str(len(a)) for a in part)} images / texts / labels")
@@ -55,8 +55,10 @@ def read_parts(
     )
 
 
-def _upright(labels: np.ndarray) -> np.ndarray:
-    return labels.reshape(-1, 1) if 1 in labels.shape else labels
+def _upright(images: np.ndarray, texts: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, ...]:
+    # MATLAB also keeps class numbers as one row.
+    lying = len(labels) == 1 and len(images) != 1
+    return images, texts, labels.reshape(-1, 1) if lying else labels
 
 
 def _joined(path: Path, arrays: list[np.ndarray]) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import zipfile
 import zlib
 from pathlib import Path
@@ -10,10 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from cmrkit.errors import UsageError
-from cmrkit.evaluation.inputs import EMBEDDED, SPACES, check_inputs
+from cmrkit.evaluation.inputs import SPACES, check_inputs
 from cmrkit.evaluation.relevance import describe
 
-KEYS = (*EMBEDDED, "query_labels", "database_labels", "pairs", "space")
 _BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, KeyError, NotImplementedError, MemoryError)
 
 
@@ -29,11 +27,6 @@ def read_codes(path: str | Path) -> dict[str, np.ndarray | str]:
     """
     path = Path(path)
     arrays = _load(path)
-    for name in arrays:
-        if name not in KEYS:
-            near = difflib.get_close_matches(name, KEYS, n=1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
-            raise UsageError(f"{path}: unknown array {name!r}{hint}; known are {', '.join(KEYS)}")
     arrays["space"] = _space(path, arrays.get("space", np.array("hamming")))
     try:
         check_inputs(**arrays)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -28,6 +29,7 @@ DATABASE = {  # whose codes the database items carry -> the arrays of the image 
     "unified": ("unified", "unified"),
 }
 EMBEDDED = (*QUERY, *dict.fromkeys(name for names in DATABASE.values() for name in names))
+KEYS = (*EMBEDDED, "query_labels", "database_labels", "pairs", "space")
 
 
 @dataclass(frozen=True)
@@ -135,23 +137,30 @@ def check_inputs(
     """
     if space not in SPACES:
         raise UsageError(f"unknown space {space!r}; choose from {', '.join(SPACES)}")
+    _check_names(embedded)
     check = check_codes if space == "hamming" else check_embeddings
     arrays = {name: check(name, array) for name, array in embedded.items() if array is not None}
     _check_widths(arrays, "bits" if space == "hamming" else "dimensions")
-    labels = {
-        name: None if given is None else check_labels(name, given)
-        for name, given in (("query_labels", query_labels), ("database_labels", database_labels))
-    }
-    if labels["query_labels"] and labels["database_labels"]:
-        relevance_by_label(labels["query_labels"], labels["database_labels"])
-    if pairs is None and labels["query_labels"] is None:
+    query = None if query_labels is None else check_labels("query_labels", query_labels)
+    database = None if database_labels is None else check_labels("database_labels", database_labels)
+    if query is not None and database is not None:
+        relevance_by_label(query, database)
+    if pairs is None and query is None:
         raise UsageError("neither query_labels nor pairs is given: nothing says what is relevant")
-    inputs = Inputs(space, arrays, **labels, pairs=None)
+    inputs = Inputs(space, arrays, query, database, pairs=None)
     if pairs is None:
         inputs._check_label_rows()
         return inputs
     images, texts = (len(arrays[inputs._paired(m)]) for m in ("image", "text"))
-    return Inputs(space, arrays, **labels, pairs=check_pairs(pairs, images, texts))
+    return replace(inputs, pairs=check_pairs(pairs, images, texts))
+
+
+def _check_names(embedded: dict[str, np.ndarray | None]) -> None:
+    for name in embedded:
+        if name not in EMBEDDED:
+            near = difflib.get_close_matches(name, KEYS, n=1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise UsageError(f"unknown array {name!r}{hint}; known are {', '.join(KEYS)}")
 
 
 def _check_widths(arrays: dict[str, Codes | np.ndarray], unit: str) -> None:

@@ -66,5 +66,8 @@ def recall(hits: FirstHits, k: int) -> np.ndarray:
 
 
 def rank(hits: FirstHits) -> np.ndarray:
-    """Return the expected rank of the first relevant item, from 1, per query: float64."""
+    """Return the expected rank of the first relevant item, from 1, per query: float64.
+
+    The median rank of a set of queries is the median of these.
+    """
     return hits.ahead + (hits.tied + 1) / (hits.relevant + 1)

@@ -62,7 +62,7 @@ def check_labels(name: str, labels: np.ndarray) -> Labels:
     if labels.dtype.kind not in "biuf" or labels.ndim not in (1, 2) or labels.size == 0:
         raise UsageError(f"{name} must be multi-hot (n, classes) or class ids (n,), not {describe(labels)}")
     if labels.ndim == 1:
-        _first_bad(name, labels, labels == np.floor(labels), "a class id must be a whole number")
+        _first_bad(name, labels, np.isfinite(labels) & (labels == np.floor(labels)), "a class id is a whole number")
         return Labels(labels.astype(np.int64), None)
     if labels.shape[1] == 1:
         raise UsageError(f"{name} has one column: give class ids as a 1-d array, or one column per class")

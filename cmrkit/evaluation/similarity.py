@@ -18,7 +18,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import numpy as np
-from scipy.spatial.distance import cdist
 
 from cmrkit.errors import UsageError
 from cmrkit.evaluation.blocks import Block, row_blocks
@@ -54,9 +53,11 @@ def similarity_blocks(query: np.ndarray, database: np.ndarray, kind: str, releva
         raise UsageError(f"unknown similarity {kind!r}; there are {', '.join(SIMILARITIES)}")
     if query.shape[1] != database.shape[1]:
         raise UsageError(f"the queries have {query.shape[1]} dimensions, the database {database.shape[1]}")
-    distances_of = _distances(query, database, kind)
+    with np.errstate(over="ignore"):
+        distances_of = _distances(query, database, kind)
     for rows in row_blocks(len(query), len(database)):
-        distances = distances_of(rows)
+        with np.errstate(over="ignore", invalid="ignore"):
+            distances = distances_of(rows)
         if not np.isfinite(distances).all():
             raise UsageError(f"the {kind} similarities of these embeddings overflow: scale the embeddings down")
         yield Block(distances, relevance.rows(rows))
@@ -64,6 +65,8 @@ def similarity_blocks(query: np.ndarray, database: np.ndarray, kind: str, releva
 
 def _distances(query: np.ndarray, database: np.ndarray, kind: str) -> Callable[[slice], np.ndarray]:
     if kind == "l1":
+        from scipy.spatial.distance import cdist  # slow to import, and few papers rank by l1
+
         return lambda rows: cdist(query[rows], database, "cityblock")
     left, right, offset = _as_inner_product(query, database, kind)
     return lambda rows: offset - left[rows] @ right.T
@@ -84,6 +87,8 @@ def _as_inner_product(x: np.ndarray, y: np.ndarray, kind: str) -> tuple[np.ndarr
 
 
 def _unit(x: np.ndarray) -> np.ndarray:
+    largest = np.abs(x).max(1, keepdims=True)
+    x = x / np.where(largest > 0, largest, 1)  # so that no square overflows or vanishes
     norm = np.linalg.norm(x, axis=1, keepdims=True)
     return x / np.where(norm > 0, norm, 1)
 

@@ -16,7 +16,9 @@ def fit_preprocess(names: list[str], x: np.ndarray) -> list[dict[str, np.ndarray
             state["mean"] = x.mean(axis=0)
         if name == "zscore":
             deviation = x.std(axis=0)
-            state["scale"] = np.where(deviation > 0, deviation, 1.0)  # a constant column stays zero
+            # A constant column stays zero; its computed deviation may be off zero by rounding.
+            constant = deviation <= 1e-12 * np.abs(x).max(axis=0)
+            state["scale"] = np.where(constant, 1.0, deviation)
         states.append(state)
         x = _apply(name, state, x)
     return states

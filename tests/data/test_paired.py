@@ -41,6 +41,14 @@ def test_an_unknown_split_is_named_with_the_known_ones(data):
         data.text_rows("val")
 
 
+def test_a_feature_that_is_no_matrix_is_explained(data):
+    assert data.matrix("text", "g") is data.text["g"]
+    with pytest.raises(UsageError, match=r"no matrix of image feature 'pixels'; there is f"):
+        data.matrix("image", "pixels")
+    with pytest.raises(UsageError, match="raw items, which need an extractor"):
+        data.replace(image={}).matrix("image", "pixels")
+
+
 def test_good_data_validates(data):
     assert data.validate() is data
 
@@ -54,7 +62,7 @@ def test_without_labels_or_items_the_features_count_the_images(data):
     [
         (lambda d: {"image": {"f": with_value(d.image["f"], (1, 0), np.nan)}}, r"image feature 'f'.*row 1"),
         (lambda d: {"text": {"g": with_value(d.text["g"], (4, 2), np.inf)}}, r"text feature 'g'.*row 4"),
-        (lambda d: {"text": {"g": d.text["g"][:4]}}, r"'g' has 4 rows for 5 texts"),
+        (lambda d: {"text": {"g": d.text["g"][:4]}}, r"text feature 'g' 4, pairs 5, captions 5"),
         (lambda d: {"image": {"f": d.image["f"][0]}}, r"2-d numeric"),
         (lambda d: {"pairs": np.array([2, 0, 1, 2, 4])}, r"text row 4 belongs to image row 4 of 4"),
         (lambda d: {"pairs": d.pairs.astype(float)}, r"1-d int64"),
@@ -64,13 +72,13 @@ def test_without_labels_or_items_the_features_count_the_images(data):
         (lambda d: {"splits": {"query": np.array([1, 0, 1])}}, r"'query' names image row 1 twice"),
         (lambda d: {"splits": {"train": np.array([0, 1]), "query": np.array([1])}}, r"row 1 is in both"),
         (lambda d: {"splits": {"test": np.array([0])}}, r"unknown split 'test'"),
-        (lambda d: {"labels": d.labels[:3]}, r"labels have 3 rows for 4 images"),
+        (lambda d: {"labels": d.labels[:3]}, r"rows differ: image feature 'f' 4, labels 3"),
         (lambda d: {"labels": with_value(d.labels, (3, 1), 7)}, r"0 or 1, but row 3 has 7"),
         (lambda d: {"labels": with_value(d.labels, (3, 1), 0)}, r"row 3 of split 'query' has no label"),
         (lambda d: {"classes": ("x",)}, r"2 columns for 1 classes"),
-        (lambda d: {"captions": ["a"]}, r"1 captions for 5 texts"),
+        (lambda d: {"captions": ["a"]}, r"pairs 5, captions 1"),
         (lambda d: {"image_items": np.zeros((4, 2, 2), np.uint8)}, r"uint8 \(n, height, width, 3\)"),
-        (lambda d: {"image_items": np.zeros((3, 2, 2, 3), np.uint8)}, r"3 image items for 4 images"),
+        (lambda d: {"image_items": np.zeros((3, 2, 2, 3), np.uint8)}, r"image feature 'f' 4, image items 3"),
     ],
 )
 def test_bad_data_is_refused_with_what_is_wrong_and_where(data, change, message):

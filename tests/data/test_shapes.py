@@ -46,9 +46,9 @@ def test_captions_are_grammatical_english_without_doubled_blanks(data):
         words = caption.split()
         assert "  " not in caption
         assert not re.search(r"\ban? an?\b", caption)
-        for article, word in zip(words, words[1:], strict=False):
-            if article in ("a", "an"):
-                assert article == ("an" if word[0] in "aeiou" else "a"), caption
+        for row, word in enumerate(words[1:]):
+            if words[row] in ("a", "an"):
+                assert words[row] == ("an" if word[0] in "aeiou" else "a"), caption
 
 
 def test_the_five_captions_of_a_scene_differ(data):
@@ -96,7 +96,7 @@ def test_textures_stay_within_their_range(kind, slant):
 def test_draws_are_those_of_the_raw_stream():
     draws = Draws(7)
     assert [draws.below(100) for _ in range(5)] == [6, 42, 10, 73, 58]
-    assert Draws(7).permutation(6).tolist() == [5, 4, 1, 3, 0, 2]
+    assert Draws(7).permutation(6).tolist() == [3, 4, 0, 2, 5, 1]
     assert sorted(Draws(7).some("abc", 3)) == ["a", "b", "c"]
     assert Draws(7).bytes(5).dtype == np.uint8
 

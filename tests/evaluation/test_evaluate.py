@@ -231,6 +231,7 @@ BROKEN = {
         a | {"database_labels": np.eye(4)[a["database_labels"]]}
     ),
     r"query_labels row 2 holds 0\.5": change(query_labels=lambda a: np.r_[a[:2], 0.5, a[3:]]),
+    r"query_labels row 2 holds inf": change(query_labels=lambda a: np.r_[a[:2], np.inf, a[3:]]),
     r"query_labels has one column": change(query_labels=lambda a: a[:, None]),
     r"database_labels is missing": lambda a: a | {"database_labels": None},
     r"neither query_labels nor pairs": lambda a: a | {"query_labels": None},
@@ -273,8 +274,11 @@ def test_embeddings_that_are_not_finite_or_overflow_are_named():
     with pytest.raises(UsageError, match="query_text row 4 holds inf at column 1"):
         evaluate(**arrays, space="cosine")
     huge = {k: v if "labels" in k else v * 1e200 for k, v in embeddings().items()}
-    with pytest.raises(UsageError, match="overflow"), np.errstate(over="ignore", invalid="ignore"):
+    with pytest.raises(UsageError, match="dot similarities of these embeddings overflow"):
         evaluate(**huge, space="dot")
+    assert evaluate(**huge, space="cosine")["map@all"] == pytest.approx(
+        evaluate(**embeddings(), space="cosine")["map@all"]
+    )
 
 
 def test_labels_given_beside_pairs_serve_a_protocol_by_labels():
@@ -284,6 +288,18 @@ def test_labels_given_beside_pairs_serve_a_protocol_by_labels():
     assert evaluate(**both)["r@1"] == evaluate(**both, protocol="recall")["r@1"]
     with pytest.raises(UsageError, match="query_image has 12 rows, but query_labels has 11"):
         evaluate(**{**both, "query_labels": both["query_labels"][1:]}, protocol="hamming-map")
+
+
+def test_an_unknown_array_is_named():
+    with pytest.raises(UsageError, match=r"unknown array 'query_txt' \(did you mean 'query_text'\?\)"):
+        evaluate_variants(**random_arrays(), query_txt=np.ones((12, 20)))
+
+
+def test_a_zero_vector_has_cosine_zero_with_everything():
+    found = evaluate(
+        query_image=np.zeros((1, 2)), query_text=np.ones((1, 2)), query_labels=[0], space="cosine", metrics=["r@1"]
+    )
+    assert found["r@1"] == {"i2t": 100.0, "t2i": 100.0}
 
 
 def test_find_protocol_gives_the_named_one():
