@@ -15,7 +15,7 @@ from cmrkit.evaluation.relevance import PairRelevance, check_labels, check_pairs
 from cmrkit.evaluation.similarity import SIMILARITIES, check_embeddings
 
 VARIANT_METRICS = ("map@all", "map@50", "map@50:min", "map@50:total", "map@50:first-relevant", "map@100")
-VARIANT_SIMILARITIES = ("cosine", "dot", "euclidean", "correlation")
+VARIANT_SIMILARITIES = ("cosine", "dot", "euclidean", "correlation", "inner-over-sum-of-norms")
 
 
 def evaluate(

@@ -8,6 +8,7 @@ dot        x.y
 euclidean  ranks by -|x - y|
 l1         ranks by -sum |x - y|
 kl         ranks by -KL(x || y) of rows scaled to sum 1; needs x >= 0 and y > 0
+inner-over-sum-of-norms x.y / (|x| + |y|), what public code of the CCA paper calls normalised correlation
 ========== =============================================================================================
 
 Two items tie where their similarities are equal floating-point numbers; there is no tolerance.
@@ -22,7 +23,7 @@ import numpy as np
 from cmrkit.errors import UsageError
 from cmrkit.evaluation.blocks import Block, row_blocks
 
-SIMILARITIES = ("cosine", "correlation", "dot", "euclidean", "l1", "kl")
+SIMILARITIES = ("cosine", "correlation", "dot", "euclidean", "l1", "kl", "inner-over-sum-of-norms")
 
 
 def check_embeddings(name: str, embeddings: np.ndarray) -> np.ndarray:
@@ -68,12 +69,15 @@ def _distances(query: np.ndarray, database: np.ndarray, kind: str) -> Callable[[
         from scipy.spatial.distance import cdist  # slow to import, and few papers rank by l1
 
         return lambda rows: cdist(query[rows], database, "cityblock")
+    if kind == "inner-over-sum-of-norms":
+        norms = [np.linalg.norm(side, axis=1) for side in (query, database)]
+        return lambda rows: -(query[rows] @ database.T) / np.maximum(norms[0][rows, None] + norms[1], np.finfo(float).tiny)
     left, right, offset = _as_inner_product(query, database, kind)
     return lambda rows: offset - left[rows] @ right.T
 
 
 def _as_inner_product(x: np.ndarray, y: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    # Every kind but l1 orders the database by (offset of the item) - (inner product).
+    # Every other kind orders the database by (offset of the item) - (inner product).
     none = np.zeros(len(y))
     if kind == "dot":
         return x, y, none

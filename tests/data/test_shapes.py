@@ -10,6 +10,9 @@ from cmrkit.data import drawing
 from cmrkit.data.draws import Draws
 from cmrkit.data.readers import digits, shapes
 from cmrkit.data.shapes import generate
+from cmrkit.data.statistics import check_statistics
+from cmrkit.features.classic import extract
+from cmrkit.recipe.library import load_manifest
 
 IMAGES = "b8ce7062d468e688f0d45da51e18ee11639b5bb7db525c58f80ecca048452add"
 CAPTIONS = "ad22b9e7c006bb62303b4e94f3d87fa728be83676309fe901f6924db21331d1c"
@@ -109,3 +112,16 @@ def test_digits_are_cut_into_two_halves_of_one_digit():
     whole = np.concatenate([data.image["left-half"][0].reshape(8, 4), data.text["right-half"][0].reshape(8, 4)], 1)
     np.testing.assert_array_equal(whole, load_digits().images[0])
     assert data.labels[0].argmax() == load_digits().target[0]
+
+
+def test_extracted_features_are_as_wide_as_the_manifest_says(data):
+    declared = load_manifest("shapes").features
+    for modality in ("image", "text"):
+        for name, feature in getattr(declared, modality).items():
+            if feature.extractor:
+                extracted = extract(feature.extractor, data)
+                assert (extracted.modality, extracted.matrix.shape[1]) == (modality, feature.dim), name
+
+
+def test_the_manifest_describes_what_is_drawn(data):
+    check_statistics(data, load_manifest("shapes"), "default")

@@ -16,8 +16,8 @@ Followed from the authors' code: when a bit's eigenvalue exceeds the one before,
 directions, the strongest last; covariances carry a ridge of 1e-6. X, whose eigenproblem is solved, is the image
 modality, which is normally the wider one: more bits than X has dimensions cannot be had from it. Past the rank of
 C (at most the number of classes) eigenvectors are rounding noise of the general eigensolver, sometimes complex,
-of which the real part is kept. They make poor bits, in the paper's tables as here: hence orthogonal
-codes that get worse as they get longer.
+of which the real part is kept. They make poor bits: hence orthogonal codes that get worse as they get longer.
+Rounding depends on the order of training rows, so the seed shuffles them: what seeds do not agree on is noise.
 """
 
 from __future__ import annotations
@@ -79,7 +79,10 @@ class Scm(Embedder):
     ridge: float = 1e-6
 
     def fit(self, train: Pairs) -> Scm:
-        """Learn one linear hash function for each modality; deterministic. Features should be centred."""
+        """Learn one linear hash function for each modality; features should be centred.
+
+        Raises UsageError where more bits are asked than the image features have directions to give.
+        """
         order = np.random.default_rng(self.seed).permutation(len(train))
         L = (self.require_labels(train) > 0).astype(np.float64)[order]
         X, Y = train.image[order], train.text[order]
