@@ -296,10 +296,10 @@ def test_an_unknown_array_is_named():
 
 
 def test_a_zero_vector_has_cosine_zero_with_everything():
-    found = evaluate(
-        query_image=np.zeros((1, 2)), query_text=np.ones((1, 2)), query_labels=[0], space="cosine", metrics=["r@1"]
-    )
-    assert found["r@1"] == {"i2t": 100.0, "t2i": 100.0}
+    items = np.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 0.0], [2.0, 3.0]])
+    arrays = {"query_image": np.zeros((1, 2)), "database_text": items, "query_labels": [1]}
+    found = evaluate(**arrays, database_labels=[1, 0, 0, 0], space="cosine", metrics=["precision@1"])
+    assert found["precision@1"]["i2t"] == pytest.approx(0.25)  # all four tie
 
 
 def test_find_protocol_gives_the_named_one():

@@ -32,7 +32,7 @@ def read(assets: Mapping[str, Path], *, split: str, image: str, text: str) -> Pa
     train = np.sort(order[QUERIES:])
     return PairedData(
         name="digits",
-        pairs=np.arange(n),
+        pairs=np.arange(n, dtype=np.int64),
         splits={"train": train, "query": np.sort(order[:QUERIES]), "database": train},
         image={image: digits.images[:, :, :4].reshape(n, 32)},
         text={text: digits.images[:, :, 4:].reshape(n, 32)},

@@ -24,7 +24,7 @@ def read(assets: Mapping[str, Path], *, split: str, image: str, text: str) -> Pa
     splits = rows_in_order(train=1500, query=len(labels) - 1500)
     return PairedData(
         name="uci-digits",
-        pairs=np.arange(len(labels)),
+        pairs=np.arange(len(labels), dtype=np.int64),
         splits={**splits, "database": splits["train"]},
         image={image: stacked(path, IMAGE[image])},
         text={text: stacked(path, TEXT[text])},

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from cmrkit.data.paired import PairedData
-from cmrkit.data.reading import asset, dense, one_hot, read_lines, require, stacked
+from cmrkit.data.reading import asset, dense, one_hot, read_lines, require, rows_in_order, stacked
 from cmrkit.data.safe_load import load_mat
 from cmrkit.errors import UsageError
 
@@ -33,11 +33,11 @@ def read(assets: Mapping[str, Path], *, split: str, image: str, text: str) -> Pa
     splits = (
         rows_of_roph(asset(assets, "roph", "wikipedia"))
         if split == "roph"
-        else {"train": np.arange(n_train), "query": np.arange(n_train, n_train + n_test)}
+        else rows_in_order(train=n_train, query=n_test)
     )
     return PairedData(
         name="wikipedia",
-        pairs=np.arange(n_train + n_test),
+        pairs=np.arange(n_train + n_test, dtype=np.int64),
         splits={**splits, "database": splits["train"]},
         image={image: _feature(IMAGE, "image feature", image, assets)},
         text={text: _feature(TEXT, "text feature", text, assets)},
