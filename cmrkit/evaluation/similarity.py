@@ -1,15 +1,15 @@
 """Real-valued spaces: the similarities by which published code ranks embeddings, block by block.
 
-========== =============================================================================================
-cosine     x.y / (|x||y|), which the CCA papers call normalised correlation (Rasiwasia et al., MM 2010);
-           a zero vector has cosine 0 with everything
-correlation the same after each vector loses its own mean: Pearson's, MATLAB's and SciPy's 'correlation'
-dot        x.y
-euclidean  ranks by -|x - y|
-l1         ranks by -sum |x - y|
-kl         ranks by -KL(x || y) of rows scaled to sum 1; needs x >= 0 and y > 0
+======================= ================================================================================
+cosine                  x.y / (|x||y|), the CCA papers' normalised correlation (Rasiwasia et al., MM 2010);
+                        a zero vector has cosine 0 with everything
+correlation             the same after each vector loses its own mean: Pearson's, as in MATLAB and SciPy
+dot                     x.y
+euclidean               ranks by -|x - y|
+l1                      ranks by -sum |x - y|
+kl                      ranks by -KL(x || y) of rows scaled to sum 1; needs x >= 0 and y > 0
 inner-over-sum-of-norms x.y / (|x| + |y|), what public code of the CCA paper calls normalised correlation
-========== =============================================================================================
+======================= ================================================================================
 
 Two items tie where their similarities are equal floating-point numbers; there is no tolerance.
 """
@@ -70,8 +70,9 @@ def _distances(query: np.ndarray, database: np.ndarray, kind: str) -> Callable[[
 
         return lambda rows: cdist(query[rows], database, "cityblock")
     if kind == "inner-over-sum-of-norms":
-        norms = [np.linalg.norm(side, axis=1) for side in (query, database)]
-        return lambda rows: -(query[rows] @ database.T) / np.maximum(norms[0][rows, None] + norms[1], np.finfo(float).tiny)
+        norm, item_norm = np.linalg.norm(query, axis=1)[:, None], np.linalg.norm(database, axis=1)
+        tiny = np.finfo(np.float64).tiny  # two zero vectors have similarity 0
+        return lambda rows: -(query[rows] @ database.T) / np.maximum(norm[rows] + item_norm, tiny)
     left, right, offset = _as_inner_product(query, database, kind)
     return lambda rows: offset - left[rows] @ right.T
 

@@ -66,8 +66,13 @@ def feature_step(manifest: Manifest, choice: DataChoice) -> Step:
         manifest.key,
     )  # fmt: skip
     extractors = source_digest(PACKAGE / "features" / "classic.py")
-    wanted = {m: getattr(manifest.features, m)[getattr(choice, m)].extractor for m in ("image", "text")}
-    params = {"image": choice.image, "text": choice.text, "extractors": wanted}
+    declared = {m: getattr(manifest.features, m)[getattr(choice, m)] for m in ("image", "text")}
+    params = {
+        "image": choice.image,
+        "text": choice.text,
+        "extractors": {m: f.extractor for m, f in declared.items()},
+        "widths": {m: f.dim for m, f in declared.items()},
+    }
     return Step("features", params, (prepare, download), extractors, f"{choice.image} + {choice.text}")
 
 

@@ -69,8 +69,11 @@ def features(step: Step, inputs: list[Artifact], out: Path, context: Context) ->
     data = PairedData.load(inputs[0].path, _files(inputs[1]))
     for modality in ("image", "text"):
         name, extractor = step.params[modality], step.params["extractors"][modality]
-        matrix = extract(extractor, data).matrix if extractor else getattr(data, modality)[name]
+        matrix = extract(extractor, data).matrix if extractor else data.matrix(modality, name)
         matrix = np.asarray(matrix, dtype=np.float64)
+        width = step.params["widths"][modality]
+        if width is not None and matrix.shape[1] != width:
+            raise CmrkitError(f"{data.name}: {modality} feature {name!r} came out {matrix.shape[1]} wide, not {width}")
         bad = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
         if len(bad):
             raise UsageError(f"{data.name}: {modality} feature {name!r} has NaN or infinity in row {bad[0]}"

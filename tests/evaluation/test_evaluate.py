@@ -14,6 +14,7 @@ from cmrkit.evaluation import (
     find_protocol,
     resolve,
 )
+from cmrkit.evaluation.evaluator import VARIANT_SIMILARITIES
 from cmrkit.evaluation.hamming import check_codes, hamming_distances
 from cmrkit.evaluation.similarity import SIMILARITIES
 
@@ -151,7 +152,8 @@ def test_real_valued_variants_cover_the_similarities():
     key = "database=hashed,items=database,ties=expected,similarity=euclidean"
     assert variants[key]["map@all"] == evaluate(**arrays, space="euclidean")["map@all"]
     assert variants[key]["map@all"] == evaluate(**arrays, space="dot", similarity="euclidean")["map@all"]
-    assert len(variants) == 2 * 2 * 4
+    assert {key.split("similarity=")[1] for key in variants} == set(VARIANT_SIMILARITIES)
+    assert len(variants) == 2 * 2 * len(VARIANT_SIMILARITIES)
 
 
 def test_variants_of_pairs_report_recall_under_every_tie_rule():
@@ -173,6 +175,7 @@ def plain_similarity(kind, x, y):
         "dot": lambda: x @ y,
         "euclidean": lambda: -np.linalg.norm(x - y),
         "l1": lambda: -np.abs(x - y).sum(),
+        "inner-over-sum-of-norms": lambda: x @ y / (np.linalg.norm(x) + np.linalg.norm(y)),
         "kl": lambda: -(p * np.log(p / q)).sum(),
     }[kind]()
 

@@ -11,8 +11,7 @@ The weight w stands for the constraint that pairs coincide (1e10 in the public c
 Y_image = Y_text = Y, the eigenvectors of the smallest eigenvalues of A_image + A_text + smoothness
 (L_image + L_text), which the public code's matrix equals up to 1e-10. The constant eigenvector is not left out.
 
-A bit is set where x W_v exceeds a threshold. The paper's, and ``threshold="train"``, is the median of the
-training set. The public code takes the median of whatever batch is being encoded (``"batch"``): queries
+A bit is set where x W_v exceeds a threshold, with ``threshold="train"`` the median of the training set. The public code takes the median of whatever batch is being encoded (``"batch"``): queries
 then see each other, and a single one would always get zeros. Of two equal items that code makes the second
 its own nearest neighbour; ``exclude_self=False`` follows it.
 
