@@ -42,6 +42,7 @@ class Embedder:
 
     space: ClassVar[str]  # "hamming", "cosine", "dot" or "euclidean"
     supervised: ClassVar[bool] = False
+    transductive: ClassVar[bool] = False  # whether an item's code may depend on the batch it is encoded in
 
     seed: int = 0
 

@@ -11,9 +11,10 @@ The weight w stands for the constraint that pairs coincide (1e10 in the public c
 Y_image = Y_text = Y, the eigenvectors of the smallest eigenvalues of A_image + A_text + smoothness
 (L_image + L_text), which the public code's matrix equals up to 1e-10. The constant eigenvector is not left out.
 
-A bit is set where x W_v exceeds a threshold, with ``threshold="train"`` the median of the training set. The public code takes the median of whatever batch is being encoded (``"batch"``): queries
-then see each other, and a single one would always get zeros. Of two equal items that code makes the second
-its own nearest neighbour; ``exclude_self=False`` follows it.
+A bit is set where x W_v exceeds a threshold, with ``threshold="train"`` the median of the training set. The
+public code takes the median of whatever batch is being encoded (``"batch"``): queries then see each other, and
+a single one would always get zeros. Of two equal items that code makes the second its own nearest neighbour;
+``exclude_self=False`` follows it.
 
 Eigenvectors have no sign of their own. As the item at the median never gets its bit, whichever way the vector
 points, the sign moves results by about 1e-3; the seed draws it, so that this freedom shows as spread.
@@ -43,6 +44,7 @@ class Imh(Embedder):
     """IMH. ``sample`` caps the training pairs, drawn at random, as the eigenproblem is of their number's size."""
 
     space: ClassVar[str] = "hamming"
+    transductive: ClassVar[bool] = True
 
     bits: int
     ridge: float = 1.0
