@@ -53,8 +53,8 @@ def as_markdown(entries: list[dict]) -> str:
     lines = [
         "# What was held against published code and tables",
         "",
-        "Written by `python benchmarks/verify.py` on the Wikipedia features, official split. A row is one metric in one",
-        "direction under one protocol variant; `judged` counts those that the recipe's own sweep answers.",
+        "Written by `python benchmarks/verify.py` on the Wikipedia features, official split. A row is one metric in",
+        "one direction under one protocol variant; `judged` counts those that the recipe's own sweep answers.",
         "",
         "| recipe | judged | match | near | below | above | seconds a fit | map@all, first setting: source -> ours |",
         "|---|---|---|---|---|---|---|---|",
