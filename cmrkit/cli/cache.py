@@ -60,7 +60,11 @@ def gc(older_than: float, as_json: bool) -> None:
 @command.command()
 @click.argument("key")
 @click.option("--off", is_flag=True, help="No longer keep it.")
-def pin(key: str, off: bool) -> None:
+@json_option
+def pin(key: str, off: bool, as_json: bool) -> None:
     """Keep the artifact whose key starts with KEY from garbage collection."""
     artifact = open_store().pin(key, not off)
+    if as_json:
+        return print_json({"step": artifact.path.parent.name, "key": artifact.path.name, "pinned": not off})
     click.echo(f"{artifact.path.parent.name} {artifact.path.name[:16]} {'un' if off else ''}pinned")
+    return None

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 import yaml
 
+from cmrkit.cli.shared import json_option, print_json
 from cmrkit.errors import CmrkitError, UsageError
 from cmrkit.methods.inspect import find_method
 from cmrkit.pipeline.resolve import runnable_recipe
@@ -18,8 +19,9 @@ from cmrkit.recipe.source import read_yaml
 @click.command()
 @click.argument("key")
 @click.option("--like", required=True, metavar="OTHER", help="A runnable recipe to start from.")
+@json_option
 @click.option("--into", type=click.Path(path_type=Path), help="A directory of your own papers (see CMRKIT_PATH).")
-def command(key: str, like: str, into: Path | None) -> None:
+def command(key: str, like: str, into: Path | None, as_json: bool) -> None:
     """Start paper KEY from its relative OTHER: writes one recipe and one method file, both of which run."""
     if not re.fullmatch(r"[a-z][a-z0-9-]*", key):
         raise UsageError(f"a key is lower-case letters, digits and '-', starting with a letter, not {key!r}")
@@ -42,7 +44,10 @@ def command(key: str, like: str, into: Path | None) -> None:
             path.write_text(text, encoding="utf-8")
         except OSError as error:
             raise CmrkitError(f"{path}: {error.strerror}") from None
-        click.echo(path)
+    if as_json:
+        print_json({"key": key, "recipe": str(recipe_file), "method": str(method_file)})
+    else:
+        click.echo(f"{recipe_file}\n{method_file}")
 
 
 def _recipe_text(key: str, like: str) -> str:

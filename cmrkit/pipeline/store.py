@@ -118,11 +118,13 @@ class Store:
             self.discard(step, key)
             staging.rename(place)
             _sync_directory(place.parent)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise CmrkitError(f"no space left in {self.root} while writing step {step!r}; free some, or run"
-                                  " 'cmrkit cache gc', or set CMRKIT_CACHE elsewhere") from None  # fmt: skip
-            raise
+        except (OSError, CmrkitError) as error:
+            if not _is_full(self.root, error):
+                raise
+            raise CmrkitError(
+                f"no space left in {self.root} while writing step {step!r}; free some, or run"
+                " 'cmrkit cache gc', or set CMRKIT_CACHE elsewhere"
+            ) from None
         finally:
             shutil.rmtree(staging, ignore_errors=True)
         return Artifact(place)
@@ -166,6 +168,12 @@ class Store:
             with self.lock(artifact.path.name):
                 self.discard(artifact.path.parent.name, artifact.path.name)
         return old
+
+
+def _is_full(root: Path, error: Exception) -> bool:
+    # NumPy reports a short write without an errno, and readers wrap what they meet, so the disk is asked too.
+    told = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+    return told or shutil.disk_usage(root).free < 1 << 16
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -124,6 +124,7 @@ def test_cache_lists_verifies_and_collects(cmrkit):
     rows = json.loads(cmrkit("cache", "ls", "--json").stdout)
     assert {r["step"] for r in rows} >= {"train", "encode", "evaluate"}
     assert cmrkit("cache", "verify").returncode == 0
+    assert json.loads(cmrkit("cache", "pin", rows[0]["key"], "--json").stdout)["pinned"]
     with open(f"{rows[-1]['path']}/artifact.json", "a") as file:
         file.write("x")
     assert cmrkit("cache", "verify").returncode == 1

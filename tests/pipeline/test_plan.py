@@ -115,3 +115,13 @@ def test_a_record_tells_how_a_number_came_about(tmp_path):
         record = json.load(file)
     assert record["metrics"] == document["runs"][0]["metrics"]
     assert {"params", "seed", "steps", "seconds", "environment", "eval", "variants"} <= set(record)
+
+
+def test_recall_counts_each_image_once_and_any_of_its_captions(tmp_path):
+    overrides = {"eval.protocol": "recall", "model.variant": "cm", "model.correlation": "cca"}
+    document = cmrkit.reproduce("cca", "shapes", seeds=[0], overrides=overrides, cache=tmp_path)
+    metrics = document["runs"][0]["metrics"]
+    # 400 query images with five captions each: chance is 0.25 % text to image and about 1.2 % image to text.
+    assert metrics["r@10"]["t2i"] > 10
+    assert metrics["r@10"]["i2t"] > 10
+    assert metrics["r@1"]["i2t"] <= metrics["r@5"]["i2t"] <= metrics["r@10"]["i2t"]

@@ -98,3 +98,20 @@ def test_the_lock_excludes_other_processes(store, tmp_path):
     for process in processes:
         process.join()
     assert counter.read_text() == "150"
+
+
+def test_a_disk_that_really_fills_is_said_plainly_and_nothing_is_left(tmp_path):
+    import subprocess
+
+    import numpy as np
+
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", tmp_path], capture_output=True).returncode:
+        pytest.skip("mounting a small tmpfs is not permitted here")
+    try:
+        store = Store(tmp_path / "cache")
+        with pytest.raises(CmrkitError, match="no space left"):
+            store.publish("prepare", KEY, {}, lambda out: np.save(out / "big.npy", np.zeros(1 << 18)))
+        assert store.find("prepare", KEY) is None
+        assert not list((store.root / "staging").iterdir())
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
