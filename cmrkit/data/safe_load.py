@@ -85,7 +85,7 @@ def _damaged(path: Path, kind: str, why: str) -> str:
 def _pickled(path: Path) -> str:
     return (
         f"{path}: holds pickled Python objects, which can run code when loaded; "
-        "if you trust where it came from, pass --trust"
+        "if you trust where it came from, load it with trust=True"
     )
 
 
