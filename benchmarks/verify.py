@@ -17,9 +17,10 @@ from cmrkit.recipe.library import load_all, load_recipe
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 CAVEAT = (
-    "Not all agreement is independent evidence. For cvh, imh and scm the official result hangs partly on rounding, and",
-    "how our seed draws that freedom was settled with the rows in view; imh's spread is ours alone. cca's public-code rows",
-    "have a stated tolerance of 0.0005. The recipes' notes say what was tried and what still misses.",
+    "Not all agreement is independent evidence. For cvh, imh and scm the official result hangs partly on",
+    "rounding, and how our seed draws that freedom was settled with the rows in view; imh's spread is",
+    "ours alone. cca's public-code rows have a stated tolerance of 0.0005. The recipes' notes say what",
+    "was tried and what still misses.",
 )
 SLOW = {"lssh"}  # an hour and more; name it to run it
 
