@@ -27,10 +27,10 @@ def open_store(root: str | Path | None = None) -> Store:
 
 def open_context(offline: bool = False, root: str | Path | None = None):
     """Return the context steps run in; CMRKIT_MIRROR lists directories of files fetched by hand."""
+    from cmrkit.pipeline.fetch import mirrors
     from cmrkit.pipeline.steps import Context
 
-    mirror = tuple(Path(p) for p in os.environ.get("CMRKIT_MIRROR", "").split(os.pathsep) if p)
-    return Context(open_store(root), mirror, offline, progress=sys.stderr.isatty())
+    return Context(open_store(root), tuple(mirrors()), offline, progress=sys.stderr.isatty())
 
 
 def reproduce(

@@ -17,19 +17,6 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def file_digest(path: Path) -> str:
-    """Return the sha256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _slow(file)
-
-
-def _slow(file) -> str:
-    state = hashlib.sha256()
-    while block := file.read(1 << 20):
-        state.update(block)
-    return state.hexdigest()
-
-
 @cache
 def source_digest(path: Path) -> str:
     """Return the digest of a module and of every cmrkit module it imports, directly or not.

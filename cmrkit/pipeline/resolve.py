@@ -102,12 +102,12 @@ def _settings(recipe: Recipe, dataset: str) -> tuple[dict[str, Any], dict[str, l
     sweep = dict(recipe.sweep)
     if dataset in recipe.on:
         override = recipe.on[dataset].model_dump(mode="json", exclude_unset=True)
-        sweep |= override.pop("sweep", {})
+        override.pop("sweep", None)
         for section, values in override.items():
             base[section] = {**base[section], **values}
         for name in [f"{s}.{k}" for s in ("model", "train") for k in override.get(s, {})]:
             sweep.pop(name, None)
-    sweep |= recipe.on[dataset].sweep if dataset in recipe.on else {}
+        sweep |= recipe.on[dataset].sweep
     return {**base, "seed": 0}, sweep
 
 

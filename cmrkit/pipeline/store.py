@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cmrkit.errors import CmrkitError
-from cmrkit.pipeline.digest import file_digest
+from cmrkit.pipeline.files import content_digest
 
 MANIFEST = "artifact.json"
 
@@ -50,7 +50,7 @@ class Artifact:
             return "missing"
         if path.stat().st_size != want["size"]:
             return f"{path.stat().st_size} bytes where {want['size']} were published"
-        return "" if file_digest(path) == want["sha256"] else "content differs from what was published"
+        return "" if content_digest(path) == want["sha256"] else "content differs from what was published"
 
     def json(self, name: str) -> Any:
         """Return the content of a JSON file of this artifact."""
@@ -191,7 +191,7 @@ def replace_json(path: Path, value: Any) -> None:
 def _seal(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         os.fsync(file.fileno())
-    return {"size": path.stat().st_size, "sha256": file_digest(path)}
+    return {"size": path.stat().st_size, "sha256": content_digest(path)}
 
 
 def _sync_directory(path: Path) -> None:
