@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 
+from cmrkit.errors import UsageError
 from cmrkit.evaluation.blocks import Block
-from cmrkit.evaluation.ranking import TieGroups, hits_at
+from cmrkit.evaluation.ranking import TieGroups
 
 POINTS = 50  # of a curve by rank, evenly spaced on a logarithmic scale
 
 
 def within_radius(block: Block) -> tuple[np.ndarray, np.ndarray]:
-    """Return precision and recall (queries, levels) within each Hamming radius 0..bits.
-
-    A query that finds nothing within the radius has precision 0 there, and one without relevant items
-    recall 0: both stay in the mean.
-    """
+    """Return the hits and the retrieved items (queries, levels) within each Hamming radius 0..bits."""
+    if block.levels is None:
+        raise UsageError("a metric asks for a Hamming radius, but this space is real-valued")
     found = np.cumsum(block.histogram, axis=1)
-    retrieved, hits = found.sum(2), found[:, :, 1]
-    return hits / np.maximum(retrieved, 1), hits / np.maximum(hits[:, -1:], 1)
+    return found[:, :, 1], found.sum(2)
 
 
 def rank_grid(items: int) -> np.ndarray:
@@ -26,8 +24,11 @@ def rank_grid(items: int) -> np.ndarray:
     return np.unique(np.geomspace(1, items, POINTS).round().astype(np.int64))
 
 
-def along_ranks(groups: TieGroups) -> tuple[np.ndarray, np.ndarray]:
-    """Return expected precision and recall (queries, points) at each rank of ``rank_grid``."""
+def along_ranks(groups: TieGroups) -> np.ndarray:
+    """Return the expected hits (queries, points) above each rank of ``rank_grid``."""
+    from cmrkit.evaluation.kernels import hits_along
+
     ranks = rank_grid(groups.items)
-    hits = np.stack([hits_at(groups, int(k)) for k in ranks], axis=1)
-    return hits / ranks, hits / np.maximum(groups.total, 1)[:, None]
+    hits = np.empty((len(groups.total), len(ranks)))
+    hits_along(hits, groups.first, groups.start, groups.size, groups.relevant, ranks)
+    return hits

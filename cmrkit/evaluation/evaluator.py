@@ -2,118 +2,144 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from cmrkit.errors import UsageError
-from cmrkit.evaluation.blocks import Block, matrix_blocks
+from cmrkit.evaluation.blocks import MEMORY, Block, both_ways, matrix_blocks
+from cmrkit.evaluation.hamming import Codes, hamming_blocks
 from cmrkit.evaluation.inputs import Direction, Inputs, check_inputs
-from cmrkit.evaluation.metrics import RSUM, Metric, measure, parse
+from cmrkit.evaluation.metrics import RSUM, Measured, bytes_per_pair, expand, measure, parse
+from cmrkit.evaluation.positives import PLAUSIBLE_RADII
 from cmrkit.evaluation.protocols import Protocol, find_protocol
 from cmrkit.evaluation.relevance import PairRelevance, check_labels, check_pairs, relevance_by_label
-from cmrkit.evaluation.similarity import SIMILARITIES, check_embeddings
+from cmrkit.evaluation.similarity import SIMILARITIES, check_embeddings, distance_rows, similarity_blocks
 
-VARIANT_METRICS = ("map@all", "map@50", "map@50:min", "map@50:total", "map@50:first-relevant", "map@100")
+VARIANT_METRICS = (
+    *("map@all", "map@all:11-point", "map@50", "map@50:min", "map@50:total", "map@50:first-relevant", "map@100"),
+    *("map@r", "r-precision", "precision@100"),
+)
 VARIANT_SIMILARITIES = ("cosine", "dot", "euclidean", "correlation", "inner-over-sum-of-norms")
+SYMMETRIC = ("cosine", "correlation", "dot")  # similarities of which one matrix serves both directions
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What an evaluation may use; nothing in it changes a result beyond rounding.
+
+    ``memory`` is in bytes, for one block's arrays; ``device`` names a torch device, None the compiled code.
+    """
+
+    memory: int = MEMORY
+    device: str | None = None
 
 
 def evaluate(
     *,
-    query_image: np.ndarray | None = None,
-    query_text: np.ndarray | None = None,
-    database_image: np.ndarray | None = None,
-    database_text: np.ndarray | None = None,
-    learned_image: np.ndarray | None = None,
-    learned_text: np.ndarray | None = None,
-    unified: np.ndarray | None = None,
-    query_labels: np.ndarray | None = None,
-    database_labels: np.ndarray | None = None,
-    pairs: np.ndarray | None = None,
-    space: str = "hamming",
     protocol: str | Protocol | None = None,
     metrics: Sequence[str] | None = None,
+    memory: int | None = None,
+    device: str | None = None,
+    per_query: bool = False,
+    space: str = "hamming",
     ties: str | None = None,
     database: str | None = None,
     items: str | None = None,
+    relevance: str | None = None,
     similarity: str | None = None,
+    normalisation: str | None = None,
     without_relevant: str | None = None,
-) -> dict[str, float | int | dict]:
+    averaging: str | None = None,
+    folds: int | None = None,
+    **arrays: np.ndarray | None,
+) -> dict[str, Any]:
     """Evaluate codes (n, bits) of -1/+1 or 0/1, or embeddings (n, d), in both directions they allow.
 
-    Image queries rank texts (``i2t``) and text queries rank images (``t2i``). ``database_*`` hold what the
-    encoders give for the database items, ``learned_*`` what training learned for them, ``unified`` one code
-    for both modalities. ``*_labels`` are multi-hot (n, c) or class ids (n,), one row per item and shared
-    by both modalities; ``pairs`` (n_text,) is the image row of each text instead.
+    Image queries rank texts (``i2t``) and text queries rank images (``t2i``). The arrays, each optional:
+    ``query_image``, ``query_text``; ``database_image``, ``database_text``: what the encoders give for the database
+    items; ``learned_image``, ``learned_text``: what training learned for them; ``unified``: one code for both
+    modalities; ``translated_image``, ``translated_text``: queries in the other modality's code length, ranked
+    instead of their own; ``bank_image``, ``bank_text``: other queries, for a normalisation.
+    ``codebooks`` (M, K, d), or (M, K, d/M) of a product quantiser, make items of whole numbers (n, M): codewords
+    whose sum, or concatenation, the item stands for; queries are then real-valued (n, d) or codewords, too.
+    ``query_labels`` and ``database_labels`` are multi-hot (n, c) or class ids (n,), one row per item and shared by
+    both modalities; or ``pairs`` (n_text,) is the image row of each text; or ``positives_i2t`` and ``positives_t2i``
+    (m, 2) list query rows and relevant item rows, with ``outside_*`` (queries,) counting relevant items that are
+    not among the items.
 
-    ``protocol`` names one of PROTOCOLS (default: recall with pairs, else hamming-map or real-map); the
-    options after it override its fields. Where ``database``, ``items`` or the relevance is left to the
-    protocol and the arrays for its choice were not given, the choice that the arrays do allow is taken;
-    ``resolve`` returns the protocol that results.
+    ``protocol`` names one of PROTOCOLS (default: recall with pairs, else hamming-map or real-map); the options
+    named as its fields override them. Where ``database``, ``items`` or the relevance is left to the protocol and
+    the arrays for its choice were not given, the choice that the arrays do allow is taken; ``resolve`` returns the
+    protocol that results. ``memory`` (bytes) bounds one block's arrays; ``device`` is a torch device to compute on.
 
     Returns ``{"map@all": {"i2t": x, "t2i": y}, ..}`` under the names in ``metrics``; ``pr_curve`` holds a
     dict of lists per direction, ``rsum`` is one number and is left out where one direction is missing.
-    ``queries`` is the number of queries, by direction where that differs.
+    ``queries`` is the number of queries, by direction where that differs. With ``per_query`` there is also
+    ``per_query``: ``{metric: {direction: float64 (queries,)}}``, for significance tests.
 
     Raises UsageError for anything in the arrays or options that cannot be evaluated, naming array and row.
     """
-    inputs = check_inputs(
-        space=space,
-        query_image=query_image,
-        query_text=query_text,
-        database_image=database_image,
-        database_text=database_text,
-        learned_image=learned_image,
-        learned_text=learned_text,
-        unified=unified,
-        query_labels=query_labels,
-        database_labels=database_labels,
-        pairs=pairs,
-    )
-    chosen = resolve(
-        inputs,
-        protocol,
+    inputs = check_inputs(space=space, **arrays)
+    options = dict(
+        ties=ties, database=database, items=items, relevance=relevance, similarity=similarity, folds=folds,
+        normalisation=normalisation, without_relevant=without_relevant, averaging=averaging,
         metrics=None if metrics is None else tuple(metrics),
-        ties=ties,
-        database=database,
-        items=items,
-        similarity=similarity,
-        without_relevant=without_relevant,
-    )
-    directions = inputs.directions(chosen.database, chosen.items, chosen.relevance)
-    blocks = {d: direction.blocks(chosen.similarity) for d, direction in directions.items()}
-    values = _measure(blocks, chosen.metrics, (chosen.ties,), chosen.without_relevant)[chosen.ties]
-    return values | {"queries": _counts({d: len(direction.query) for d, direction in directions.items()})}
+    )  # fmt: skip
+    chosen = resolve(inputs, protocol, **options)
+    budget = _budget(memory, device)
+    results = []
+    for case in _cases(inputs, chosen):
+        blocks = _blocks(case, chosen.similarity, chosen.normalisation, budget, chosen.metrics, (chosen.ties,))
+        results.append(_document(_measure(blocks, chosen.metrics, (chosen.ties,)), chosen, per_query))
+    return results[0] if len(results) == 1 else _mean(results)
 
 
 def evaluate_variants(
-    *, space: str = "hamming", metrics: Sequence[str] | None = None, **arrays: np.ndarray | None
+    *,
+    space: str = "hamming",
+    metrics: Sequence[str] | None = None,
+    memory: int | None = None,
+    device: str | None = None,
+    **arrays: np.ndarray | None,
 ) -> dict[str, dict[str, float | dict]]:
     """Evaluate the same arrays (those of ``evaluate``) under every variant that they allow.
 
     Keys read ``database=hashed,items=database,ties=stable``; a part that makes no difference is absent
-    (``items=query,ties=stable``: queries have one kind of codes). In Hamming space every tie rule is
-    reported; in real-valued spaces, where ties are rare, expected and stable, and every similarity of
-    VARIANT_SIMILARITIES. Raises UsageError as ``evaluate`` does.
+    (``items=query,ties=stable``: queries have one kind of codes). In Hamming space every tie rule is reported; in
+    real-valued spaces, where ties are rare, expected and stable, and every similarity of VARIANT_SIMILARITIES. Two
+    more readings of the expected order follow where they differ: ``averaging=micro``, and, where some query has no
+    relevant item, ``without_relevant=skip``. Raises UsageError as ``evaluate`` does.
     """
     inputs = check_inputs(space=space, **arrays)
-    default = VARIANT_METRICS if inputs.pairs is None else find_protocol("recall").metrics
-    names = default if metrics is None else tuple(metrics)
+    names = metrics or (VARIANT_METRICS if inputs.pairs is None else find_protocol("recall").metrics)
     ties = ("expected", "stable", "worst", "best") if space == "hamming" else ("expected", "stable")
     similarities = (None,) if space == "hamming" else VARIANT_SIMILARITIES
-    variants = {}
+    budget, variants = _budget(memory, device), {}
     for where, directions in _selections(inputs).items():
         for similarity in similarities:
-            blocks = {d: direction.blocks(similarity) for d, direction in directions.items()}
+            blocks = _blocks(directions, similarity, None, budget, names, ties)
             suffix = f",similarity={similarity}" if similarity else ""
-            for rule, values in _measure(blocks, names, ties, "zero").items():
-                variants[f"{where},ties={rule}{suffix}"] = values
+            for reading, values in _readings(_measure(blocks, names, ties), names, ties).items():
+                variants[f"{where},{reading}{suffix}"] = values
     return variants
+
+
+def _readings(measured: dict[str, Measured], names: Sequence[str], ties: Sequence[str]) -> dict[str, dict]:
+    found = {f"ties={rule}": _by_metric(measured, names, rule) for rule in ties}
+    if any(parse(name).kind in ("map", "recall") for name in names):
+        found["ties=expected,averaging=micro"] = _by_metric(measured, names, "expected", averaging="micro")
+    if not all(m.answerable.all() for m in measured.values()):
+        found["ties=expected,without_relevant=skip"] = _by_metric(measured, names, "expected", "skip")
+    return found
 
 
 def evaluate_matrix(
     similarity: np.ndarray,
     *,
+    reverse: np.ndarray | None = None,
     pairs: np.ndarray | None = None,
     image_labels: np.ndarray | None = None,
     text_labels: np.ndarray | None = None,
@@ -121,14 +147,20 @@ def evaluate_matrix(
     metrics: Sequence[str] | None = None,
     ties: str | None = None,
     without_relevant: str | None = None,
-) -> dict[str, float | int | dict]:
+    memory: int | None = None,
+    per_query: bool = False,
+) -> dict[str, Any]:
     """Evaluate a similarity matrix (n_images, n_texts), larger for nearer, in both directions.
 
-    For methods that score a pair at a time. ``pairs`` (n_text,) is the image row of each text; without it
-    the two label arrays decide. Returns and raises as ``evaluate`` does.
+    For methods that score a pair at a time. ``reverse``, of the same shape, is what text queries rank by where
+    that is another matrix, as after re-ranking each direction's own shortlist. ``pairs`` (n_text,) is the image
+    row of each text; without it the two label arrays decide. Returns and raises as ``evaluate`` does.
     """
-    matrix = check_embeddings("similarity", similarity)
-    images, texts = matrix.shape
+    forward = check_embeddings("similarity", similarity)
+    backward = forward if reverse is None else check_embeddings("reverse", reverse)
+    if backward.shape != forward.shape:
+        raise UsageError(f"reverse is {backward.shape}, but similarity is {forward.shape}: both are images x texts")
+    images, texts = forward.shape
     chosen = _as_protocol(protocol).changed(
         metrics=None if metrics is None else tuple(metrics), ties=ties, without_relevant=without_relevant
     )
@@ -139,12 +171,13 @@ def evaluate_matrix(
         raise UsageError("evaluate_matrix needs pairs, or both image_labels and text_labels")
     else:
         image, text = check_labels("image_labels", image_labels), check_labels("text_labels", text_labels)
-        if (len(image), len(text)) != matrix.shape:
+        if (len(image), len(text)) != forward.shape:
             raise UsageError(f"similarity is {images} x {texts}, but there are {len(image)} and {len(text)} labels")
         relevance = {"i2t": relevance_by_label(image, text), "t2i": relevance_by_label(text, image)}
-    blocks = {"i2t": matrix_blocks(matrix, relevance["i2t"]), "t2i": matrix_blocks(matrix.T, relevance["t2i"])}
-    values = _measure(blocks, chosen.metrics, (chosen.ties,), chosen.without_relevant)[chosen.ties]
-    return values | {"queries": _counts({"i2t": images, "t2i": texts})}
+    blocks = both_ways(-forward, relevance, memory)
+    if reverse is not None:
+        blocks["t2i"] = both_ways(-backward, relevance, memory)["t2i"]
+    return _document(_measure(blocks, chosen.metrics, (chosen.ties,)), chosen, per_query)
 
 
 def resolve(inputs: Inputs, protocol: str | Protocol | None = None, **options) -> Protocol:
@@ -153,22 +186,24 @@ def resolve(inputs: Inputs, protocol: str | Protocol | None = None, **options) -
     Raises UsageError where the protocol ranks another space than the arrays live in.
     """
     hamming = inputs.space == "hamming"
+    listed = inputs.pairs is not None or bool(inputs.positives)
     if protocol is None:
-        protocol = "recall" if inputs.pairs is not None else "hamming-map" if hamming else "real-map"
+        protocol = "recall" if listed else "hamming-map" if hamming else "real-map"
     base = _as_protocol(protocol)
     if base.hamming not in (None, hamming):
         fits = "Hamming codes" if base.hamming else "real-valued embeddings"
         raise UsageError(f"protocol {base.name} is for {fits}, but the arrays' space is {inputs.space}")
-    if inputs.pairs is None or inputs.query_labels is None:
-        base = base.changed(relevance="labels" if inputs.pairs is None else "pairs")
+    if base.relevance in ("labels", "pairs") and (not listed or inputs.query_labels is None):
+        base = base.changed(relevance=("pairs" if inputs.pairs is not None else "positives") if listed else "labels")
     databases = inputs.databases()
-    if base.relevance == "pairs" or (not databases and inputs.has_both_queries):
+    if base.relevance != "labels" or (not databases and inputs.has_both_queries):
         base = base.changed(items="query")
     if base.database not in databases:
         base = base.changed(database=databases[0] if databases else "hashed")
     chosen = base.changed(**options)
-    if hamming and chosen.similarity is not None:
-        raise UsageError(f"similarity={chosen.similarity} does not apply to Hamming codes")
+    for name in ("similarity", "normalisation"):
+        if hamming and getattr(chosen, name) is not None:
+            raise UsageError(f"{name}={getattr(chosen, name)} does not apply to Hamming codes")
     return chosen if hamming else chosen.changed(similarity=_similarity(chosen.similarity or inputs.space))
 
 
@@ -182,43 +217,135 @@ def _similarity(name: str) -> str:
     return name
 
 
+def _budget(memory: int | None, device: str | None) -> Budget:
+    if memory is not None and memory < 1:
+        raise UsageError(f"memory is {memory} bytes: it must be positive")
+    return Budget(memory or MEMORY, device)
+
+
+def _cases(inputs: Inputs, chosen: Protocol) -> Iterator[dict[str, Direction]]:
+    """Yield the sets of directions that a protocol measures one by one and averages: its folds, its label radii."""
+    by_distance = chosen.relevance == "label-distance"
+    radii = PLAUSIBLE_RADII if by_distance else (0,)
+    for part in _folds(inputs, chosen.folds, by_distance):
+        for radius in radii:
+            yield part.directions(chosen.database, chosen.items, chosen.relevance, radius)
+
+
+def _folds(inputs: Inputs, folds: int, labelled: bool) -> Iterator[Inputs]:
+    if folds == 1 and not labelled:
+        yield inputs
+        return
+    if inputs.pairs is None:
+        raise UsageError("folds cut an image set and the texts that belong to it: pairs is missing")
+    images = len(inputs.arrays[inputs.paired("image")])
+    if images % folds:
+        raise UsageError(f"{images} images cannot be cut into {folds} equal folds")
+    size = images // folds
+    for start in range(0, images, size):
+        yield inputs.fold(start, start + size, labelled)
+
+
+def _blocks(
+    directions: dict[str, Direction], similarity: str | None, normalisation: str | None, budget: Budget,
+    names: Sequence[str], ties: Sequence[str],
+) -> dict[str, Iterator[Block]]:  # fmt: skip
+    """Return the blocks of each direction, by Hamming distance or by a real-valued similarity."""
+    per_pair = bytes_per_pair([parse(name) for name in names], ties)
+    if normalisation is not None:
+        return {d: _normalised(each, d, similarity, normalisation, budget) for d, each in directions.items()}
+    if _shares_matrix(directions, similarity, budget):
+        forward, backward = directions["i2t"], directions["t2i"]
+        matrix = distance_rows(forward.query, forward.database, similarity, budget.device)(slice(None))
+        return both_ways(matrix, {"i2t": forward.relevance, "t2i": backward.relevance}, budget.memory)
+    return {d: _blocks_of(each, similarity, budget, per_pair) for d, each in directions.items()}
+
+
+def _blocks_of(each: Direction, similarity: str | None, budget: Budget, per_pair: int) -> Iterator[Block]:
+    if isinstance(each.query, Codes):
+        return hamming_blocks(each.query, each.database, each.relevance, per_pair, budget.memory, budget.device)
+    return similarity_blocks(each.query, each.database, similarity, each.relevance, budget.memory, budget.device)
+
+
+def _shares_matrix(directions: dict[str, Direction], similarity: str | None, budget: Budget) -> bool:
+    arrays = [array for each in directions.values() for array in (each.query, each.database)]
+    if similarity not in SYMMETRIC or len(arrays) < 4 or not all(isinstance(a, np.ndarray) for a in arrays):
+        return False
+    forward, backward = directions["i2t"], directions["t2i"]
+    same = forward.query is backward.database and forward.database is backward.query
+    size = len(forward.query) * len(forward.database) * np.result_type(forward.query, forward.database).itemsize
+    return same and size <= 2 * budget.memory
+
+
+def _normalised(each: Direction, name: str, similarity: str, kind: str, budget: Budget) -> Iterator[Block]:
+    from cmrkit.evaluation.normalisation import normalise
+
+    if each.bank is None:
+        side = "image" if name == "i2t" else "text"
+        raise UsageError(f"bank_{side} is missing: normalisation {kind} needs other {side} queries, as of training")
+    matrices = [-distance_rows(query, each.database, similarity, budget.device)(slice(None))
+                for query in (each.query, each.bank)]  # fmt: skip
+    return matrix_blocks(normalise(matrices[0], kind, bank=matrices[1]), each.relevance, budget.memory)
+
+
 def _selections(inputs: Inputs) -> dict[str, dict[str, Direction]]:
     """Return the directions of every (database, items) that the arrays allow, by their part of the key."""
-    if inputs.pairs is not None:
-        return {"items=query": inputs.directions("hashed", "query", "pairs")}
+    if inputs.pairs is not None or inputs.positives:
+        return {
+            "items=query": inputs.directions("hashed", "query", "pairs" if inputs.pairs is not None else "positives")
+        }
     found = {}
     for database in inputs.databases():
         found[f"database={database},items=database"] = inputs.directions(database, "database", "labels")
-    if not found or inputs.has_both_queries:
+    if not found or (inputs.has_both_queries and not any(n.startswith("translated") for n in inputs.arrays)):
         found["items=query"] = inputs.directions("hashed", "query", "labels")
     return found
 
 
-def _measure(
-    blocks: dict[str, Iterable[Block]], names: Sequence[str], ties: Sequence[str], without_relevant: str
-) -> dict[str, dict[str, float | dict]]:
-    """Return ``{tie rule: {metric: {direction: value}}}``, with rsum put together from both directions."""
-    metrics = [parse(name) for name in names]
-    asked = _asked_of_each_direction(metrics)
-    measured = {d: measure(each, asked, ties, without_relevant) for d, each in blocks.items()}
-    return {rule: _by_metric({d: m[rule] for d, m in measured.items()}, metrics) for rule in ties}
+def _measure(blocks: dict[str, Iterator[Block]], names: Sequence[str], ties: Sequence[str]) -> dict[str, Measured]:
+    asked = expand([parse(name) for name in names])
+    return {d: measure(each, asked, ties) for d, each in blocks.items()}
 
 
-def _asked_of_each_direction(metrics: list[Metric]) -> list[Metric]:
-    named = [m.name for m in metrics if m.kind != "rsum"]
-    parts = RSUM if any(m.kind == "rsum" for m in metrics) else ()
-    return [parse(name) for name in dict.fromkeys((*named, *parts))]
-
-
-def _by_metric(measured: dict[str, dict], metrics: list[Metric]) -> dict[str, float | dict]:
+def _by_metric(
+    measured: dict[str, Measured], names: Sequence[str], ties: str, without_relevant: str = "zero",
+    averaging: str = "macro",
+) -> dict[str, float | dict]:  # fmt: skip
+    """Return ``{metric: {direction: value}}``, with rsum put together from both directions."""
+    asked = [m.name for m in expand([parse(name) for name in names])]
+    means = {d: m.means(asked, ties, without_relevant, averaging) for d, m in measured.items()}
     values = {}
-    for metric in metrics:
-        if metric.kind != "rsum":
-            values[metric.name] = {d: found[metric.name] for d, found in measured.items()}
-        elif len(measured) == 2:
-            values["rsum"] = sum(found[part] for found in measured.values() for part in RSUM)
+    for name in names:
+        if name != "rsum":
+            found = {d: each[name] for d, each in means.items() if name in each}
+            values |= {name: found} if found else {}
+        elif len(means) == 2:
+            values["rsum"] = sum(each[part] for each in means.values() for part in RSUM)
     return values
 
 
-def _counts(queries: dict[str, int]) -> int | dict[str, int]:
+def _document(measured: dict[str, Measured], chosen: Protocol, per_query: bool) -> dict[str, Any]:
+    values = _by_metric(measured, chosen.metrics, chosen.ties, chosen.without_relevant, chosen.averaging)
+    document = {**values, "queries": _one({d: len(m.answerable) for d, m in measured.items()})}
+    if per_query:
+        names = [m.name for m in expand([parse(name) for name in chosen.metrics]) if m.kind != "pr_curve"]
+        document["per_query"] = {n: {d: m.queries[chosen.ties, n] for d, m in measured.items()} for n in names}
+    return document
+
+
+def _one(queries: dict[str, int]) -> int | dict[str, int]:
     return next(iter(queries.values())) if len(set(queries.values())) == 1 else queries
+
+
+def _mean(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Average documents of one form; the number of queries is left as the first has it."""
+    first = results[0]
+    if "per_query" in first:
+        raise UsageError("per-query values are those of one ranking: folds and label radii are averaged over several")
+    return {name: value if name == "queries" else _mean_of([r[name] for r in results]) for name, value in first.items()}
+
+
+def _mean_of(values: list) -> Any:
+    if isinstance(values[0], dict):
+        return {key: _mean_of([v[key] for v in values]) for key in values[0]}
+    return np.mean(values, axis=0).tolist() if isinstance(values[0], list) else float(np.mean(values))

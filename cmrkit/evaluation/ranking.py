@@ -23,14 +23,13 @@ A query without any hit scores 0 under every one of them.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 from scipy.special import gammaln
 
-from cmrkit.evaluation.blocks import Block
-
 TIES = ("expected", "worst", "best", "stable")
+PLACES = 1 << 20  # of tied groups worked out at once
 DENOMINATORS = ("retrieved", "min", "total", "first-relevant")
 
 
@@ -38,92 +37,92 @@ DENOMINATORS = ("retrieved", "min", "total", "first-relevant")
 class TieGroups:
     """The tie groups that hold a relevant item, of several queries, nearest first within a query.
 
-    All five arrays are int64 (groups,): ``query`` the row it belongs to, ``start`` the items ranked before
-    it, ``size`` its items, ``relevant`` (>= 1) its relevant items, ``before`` the relevant ones ranked
-    before it. ``total`` (queries,) counts the relevant items of each query among ``items``.
+    Four arrays are int64 (groups,): ``query`` the row it belongs to, ascending, ``start`` the items ranked before
+    it, ``size`` its items, ``relevant`` (>= 1) its relevant items. ``total`` int64 (queries,) counts the relevant
+    items of each query, which may be more than are ranked; ``items`` are ranked.
     """
 
     query: np.ndarray
     start: np.ndarray
     size: np.ndarray
     relevant: np.ndarray
-    before: np.ndarray
     total: np.ndarray
     items: int
+
+    @cached_property
+    def first(self) -> np.ndarray:
+        """Where each query's groups begin, int64 (queries + 1,)."""
+        return np.concatenate(([0], np.cumsum(np.bincount(self.query, minlength=len(self.total)))))
+
+    @cached_property
+    def before(self) -> np.ndarray:
+        """The relevant items ranked before each group."""
+        running = np.cumsum(self.relevant) - self.relevant
+        return running - running[self.first[:-1][self.query]] if len(running) else running
 
     def sum(self, values: np.ndarray) -> np.ndarray:
         """Sum one value per group over each query: float64 (queries,)."""
         return np.bincount(self.query, weights=values, minlength=len(self.total))
 
-    def where(self, chosen: np.ndarray) -> TieGroups:
-        """Keep the chosen groups; ``total`` stays."""
-        names = ("query", "start", "size", "relevant", "before")
-        return replace(self, **{name: getattr(self, name)[chosen] for name in names})
+    def under(self, ties: str) -> TieGroups:
+        """Return these groups, whose order is open, under ``expected``, ``worst`` or ``best``."""
+        if ties == "expected":
+            return self
+        ahead = self.size - self.relevant if ties == "worst" else 0
+        other = replace(self, start=self.start + ahead, size=self.relevant)
+        other.__dict__.update(first=self.first, before=self.before)  # which the order within a group does not touch
+        return other
 
 
-def tie_groups(block: Block) -> TieGroups:
-    """Group a block's items by distance, with the order inside a group left open (``expected``)."""
-    if block.levels is None:
-        return _groups_by_sorting(block)
-    relevant, size = block.histogram[:, :, 1], block.histogram.sum(2)
-    start, before = np.cumsum(size, 1) - size, np.cumsum(relevant, 1) - relevant
-    at = np.nonzero(relevant)
-    return TieGroups(at[0], start[at], size[at], relevant[at], before[at], relevant.sum(1), block.items)
-
-
-def break_ties(groups: TieGroups, block: Block, ties: str) -> TieGroups:
-    """Return a block's groups, as ``tie_groups`` gives them, under one of the rules TIES."""
-    if ties == "worst":
-        return replace(groups, start=groups.start + groups.size - groups.relevant, size=groups.relevant)
-    if ties == "best":
-        return replace(groups, size=groups.relevant)
-    if ties == "expected" or (groups.size == 1).all():
-        return groups
-    order = np.argsort(block.distances, axis=1, kind="stable")
-    query, start = np.nonzero(np.take_along_axis(block.relevance, order, 1))
-    one = np.ones_like(start)
-    return TieGroups(query, start, one, one, _running(one, query, groups.total), groups.total, block.items)
-
-
-def _groups_by_sorting(block: Block) -> TieGroups:
-    # Only where the relevant items stand matters, so values are sorted and looked up: faster than an argsort.
-    query, item = np.nonzero(block.relevance)
-    total = np.bincount(query, minlength=len(block.relevance))
-    near = np.split(block.distances[query, item], np.cumsum(total)[:-1])
-    ranked = np.sort(block.distances, axis=1)
-    start = np.concatenate([row.searchsorted(own, "left") for row, own in zip(ranked, near, strict=True)])
-    end = np.concatenate([row.searchsorted(own, "right") for row, own in zip(ranked, near, strict=True)])
-    _, first, relevant = np.unique(query * block.items + start, return_index=True, return_counts=True)
-    query, start, size = query[first], start[first], (end - start)[first]
-    return TieGroups(query, start, size, relevant, _running(relevant, query, total), total, block.items)
-
-
-def _running(relevant: np.ndarray, query: np.ndarray, total: np.ndarray) -> np.ndarray:
-    """Count the relevant items in the groups before each, within its query."""
-    return np.cumsum(relevant) - relevant - (np.cumsum(total) - total)[query]
+def single_groups(query: np.ndarray, ranks: np.ndarray, total: np.ndarray, items: int) -> TieGroups:
+    """Return groups of one item: the relevant items of each query at distinct ``ranks`` from 0, in any order."""
+    order = np.lexsort((ranks, query)) if len(ranks) and (np.diff(query * items + ranks) < 0).any() else slice(None)
+    one = np.ones(len(ranks), np.int64)
+    return TieGroups(query[order], ranks[order], one, one, total, items)
 
 
 def average_precision(groups: TieGroups) -> np.ndarray:
     """Return the average precision of each query over the whole ranking: float64 (queries,)."""
-    return _ratio(groups.sum(_cut_sums(groups, groups.size)), groups.total)
+    return ratio(cut_sums(groups, groups.items), groups.total)
 
 
-def average_precision_at(groups: TieGroups, k: int, denominator: str = "retrieved") -> np.ndarray:
-    """Return the average precision of each query cut at ``k``, with one of DENOMINATORS."""
+def average_precision_at(groups: TieGroups, k: int | np.ndarray, denominator: str = "retrieved") -> np.ndarray:
+    """Return the average precision of each query cut at ``k`` (one, or one a query), with one of DENOMINATORS."""
     if denominator == "first-relevant":
         return _first_relevant(groups, k)
-    groups = groups.where(groups.start < k)
     if denominator == "retrieved":
-        return _over_retrieved(groups, k)
-    length = np.minimum(k - groups.start, groups.size)
-    divisor = groups.total if denominator == "total" else np.minimum(groups.total, k)
-    return _ratio(groups.sum(_cut_sums(groups, length)), divisor)
+        return _over_retrieved(_above(groups, k), k)
+    return ratio(cut_sums(groups, k), groups.total if denominator == "total" else np.minimum(groups.total, k))
 
 
-def hits_at(groups: TieGroups, k: int) -> np.ndarray:
-    """Return the expected number of relevant items among the first ``k`` of each query."""
-    share = np.clip((k - groups.start) / groups.size, 0, 1)
-    return groups.sum(groups.relevant * share)
+def interpolated_precision(groups: TieGroups, points: int = 11) -> np.ndarray:
+    """Return the interpolated average precision of rankings without open ties: float64 (queries,).
+
+    The mean, over ``points`` recalls evenly from 0 to 1, of the largest precision at that recall or beyond
+    (Salton & McGill, 1983; the 11 points of TREC). ``groups`` must be ``worst``, ``best`` or ``stable``.
+    """
+    query = np.repeat(groups.query, groups.relevant)
+    one = np.ones(len(query), np.int64)
+    hit = np.cumsum(one) - (np.cumsum(groups.relevant) - groups.relevant).repeat(groups.relevant)  # 1.. in its group
+    found = groups.before.repeat(groups.relevant) + hit
+    precision = found / (groups.start.repeat(groups.relevant) + hit)
+    # The largest precision from each hit on: a running maximum from the end, kept within its query by an offset.
+    best = np.maximum.accumulate((precision - 2 * query)[::-1])[::-1] + 2 * query
+    value = np.zeros(len(groups.total))
+    ends = np.concatenate(([0], np.cumsum(np.bincount(query, minlength=len(groups.total)))))
+    for point in range(points):
+        # The first hit that reaches the recall point / (points - 1), in whole numbers so that no rounding decides.
+        needed = np.maximum(-(-point * groups.total // (points - 1)), 1)
+        at = ends[:-1] + needed - 1
+        reached = at < ends[1:]
+        value[reached] += best[at[reached]]
+    return value / points
+
+
+def hits_at(groups: TieGroups, k: int | np.ndarray) -> np.ndarray:
+    """Return the expected number of relevant items among the first ``k`` (one, or one a query) of each query."""
+    k = np.broadcast_to(k, groups.total.shape)[groups.query]
+    return groups.sum(groups.relevant * np.clip((k - groups.start) / groups.size, 0, 1))
 
 
 def precision_at(groups: TieGroups, k: int) -> np.ndarray:
@@ -134,7 +133,37 @@ def precision_at(groups: TieGroups, k: int) -> np.ndarray:
 
 def recall_at(groups: TieGroups, k: int) -> np.ndarray:
     """Return the share of its relevant items that each query finds among the first ``k``."""
-    return _ratio(hits_at(groups, k), groups.total)
+    return ratio(hits_at(groups, k), groups.total)
+
+
+def cut_sums(groups: TieGroups, k: int | np.ndarray) -> np.ndarray:
+    """Return the expected sum of the precisions at the relevant items among the first ``k``: float64 (queries,)."""
+    slope = (groups.relevant - 1) / np.maximum(groups.size - 1, 1)
+    return place_sums(groups, k, groups.relevant / groups.size, groups.before + 1.0, slope)
+
+
+def place_sums(groups: TieGroups, k: int | np.ndarray, density, first, slope) -> np.ndarray:
+    """Sum density * (first + slope (i - 1)) / (start + i) over the places i of each group down to rank ``k``.
+
+    With a place relevant by the chance ``density``, and ``first + slope (i - 1)`` what is then expected at and above
+    it, that is the expected sum of the precisions at the relevant places. All three are (groups,).
+    """
+    from cmrkit.evaluation.kernels import precision_sums
+
+    sums = np.empty(len(groups.total))
+    k = np.ascontiguousarray(np.broadcast_to(np.asarray(k, np.int64), sums.shape))
+    precision_sums(sums, groups.first, groups.start, groups.size, first, density, slope, _harmonic(groups.items), k)
+    return sums
+
+
+def _above(groups: TieGroups, k: int) -> TieGroups:
+    return _where(groups, groups.start < k)
+
+
+def _where(groups: TieGroups, chosen: np.ndarray) -> TieGroups:
+    kept = replace(groups, **{name: getattr(groups, name)[chosen] for name in ("query", "start", "size", "relevant")})
+    kept.__dict__["before"] = groups.before[chosen]  # counts the groups left out, too
+    return kept
 
 
 def _over_retrieved(groups: TieGroups, k: int) -> np.ndarray:
@@ -142,31 +171,31 @@ def _over_retrieved(groups: TieGroups, k: int) -> np.ndarray:
     # group above k, its denominator is fixed and its numerator is in closed form. h is hypergeometric.
     length = np.minimum(k - groups.start, groups.size)
     open_ = (length < groups.size) & (groups.relevant < groups.size)
-    fixed, fixed_length = groups.where(~open_), length[~open_]
+    fixed, fixed_length = _where(groups, ~open_), length[~open_]
     fixed_hits = np.minimum(fixed.relevant, fixed_length)
     hits = groups.sum(np.where(open_, 0, np.minimum(groups.relevant, length)))
     total = fixed.sum(_placed_sums(fixed, fixed_length, fixed_hits))
-    result = _ratio(total, hits)
-    edge, length = groups.where(open_), length[open_, None]
+    result = ratio(total, hits)
+    edge, length = _where(groups, open_), length[open_, None]
     if not len(edge.query):
         return result
     h = np.arange(min(length.max(), edge.relevant.max()) + 1)[None]
     chance = _hypergeometric(h, edge.size[:, None], edge.relevant[:, None], length)
     numerator = total[edge.query, None] + _placed_sums(edge, length, h)
-    result[edge.query] = (chance * _ratio(numerator, hits[edge.query, None] + h)).sum(1)
+    result[edge.query] = (chance * ratio(numerator, hits[edge.query, None] + h)).sum(1)
     return result
 
 
 def _first_relevant(groups: TieGroups, k: int) -> np.ndarray:
     wanted = np.minimum(k, groups.total)
-    groups = groups.where(groups.before < wanted[groups.query])
+    groups = _where(groups, groups.before < wanted[groups.query])
     hits = np.minimum(wanted[groups.query] - groups.before, groups.relevant)
     open_ = (hits < groups.relevant) & (groups.relevant < groups.size)
     length = np.where(groups.relevant < groups.size, groups.size, hits)
     sums = np.empty(len(hits))
-    sums[~open_] = _placed_sums(groups.where(~open_), length[~open_], hits[~open_])
-    sums[open_] = _first_hits_sums(groups.where(open_), hits[open_])
-    return _ratio(groups.sum(sums), wanted)
+    sums[~open_] = _placed_sums(_where(groups, ~open_), length[~open_], hits[~open_])
+    sums[open_] = _first_hits_sums(_where(groups, open_), hits[open_])
+    return ratio(groups.sum(sums), wanted)
 
 
 def _placed_sums(groups: TieGroups, length: np.ndarray, hits: np.ndarray) -> np.ndarray:
@@ -174,13 +203,6 @@ def _placed_sums(groups: TieGroups, length: np.ndarray, hits: np.ndarray) -> np.
     column = (slice(None),) + (None,) * (np.ndim(length) - 1)
     slope = (hits - 1) / np.maximum(length - 1, 1)
     return _precision_sums(groups.start[column], groups.before[column], length, hits / length, slope, groups.items)
-
-
-def _cut_sums(groups: TieGroups, length: np.ndarray) -> np.ndarray:
-    # The first ``length`` places of each group, whatever number of hits falls there.
-    density = groups.relevant / groups.size
-    slope = (groups.relevant - 1) / np.maximum(groups.size - 1, 1)
-    return _precision_sums(groups.start, groups.before, length, density, slope, groups.items)
 
 
 def _precision_sums(start, before, length, density, slope, items: int) -> np.ndarray:
@@ -201,15 +223,18 @@ def _first_hits_sums(groups: TieGroups, hits: np.ndarray) -> np.ndarray:
     on the x-1 places above it, and its precision then needs the mean of that truncated count: with N the
     hypergeometric count, E[N; N < s] = (x-1)(r-1)/(t-1) P(N' < s-1), N' with one item and one place fewer.
     """
-    if not len(hits):
-        return np.zeros(0)
-    t, r, s = groups.size[:, None], groups.relevant[:, None], hits[:, None]
-    x = np.arange(1, t.max() + 1)[None]
-    fewer = _chance_fewer(s, t - 1, r - 1, x - 1)
-    much_fewer = _chance_fewer(s - 1, t - 2, r - 2, x - 2)
-    count = (groups.before[:, None] + 1) * fewer + (x - 1) * (r - 1) / (t - 1) * much_fewer
-    terms = np.where(x <= t, count / (groups.start[:, None] + x), 0)
-    return (r / t)[:, 0] * terms.sum(1)
+    sums = np.empty(len(hits))
+    order = np.argsort(groups.size)  # groups of like size together: each is padded to the largest beside it
+    step = max(1, PLACES // int(groups.size.max(initial=1)))
+    for at in (order[i : i + step] for i in range(0, len(order), step)):
+        t, r, s = groups.size[at, None], groups.relevant[at, None], hits[at, None]
+        x = np.arange(1, t.max() + 1)[None]
+        fewer = _chance_fewer(s, t - 1, r - 1, x - 1)
+        much_fewer = _chance_fewer(s - 1, t - 2, r - 2, x - 2)
+        count = (groups.before[at, None] + 1) * fewer + (x - 1) * (r - 1) / (t - 1) * much_fewer
+        terms = np.where(x <= t, count / (groups.start[at, None] + x), 0)
+        sums[at] = (r / t)[:, 0] * terms.sum(1)
+    return sums
 
 
 def _chance_fewer(s, size, relevant, places) -> np.ndarray:
@@ -243,7 +268,8 @@ def _log_binomial(n, k) -> np.ndarray:
     return table[n] - table[k] - table[n - k]
 
 
-def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """Return the quotient, and 0 where the denominator is."""
     return np.where(denominator > 0, numerator / np.maximum(denominator, 1), 0.0)
 
 

@@ -16,8 +16,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import gammaln
 
-from cmrkit.evaluation.blocks import Block
+from cmrkit.evaluation.ranking import TieGroups
+
+FACTORS = 64  # relevant items at one distance up to which the chance is multiplied out
 
 
 @dataclass(frozen=True)
@@ -33,36 +36,34 @@ class FirstHits:
     relevant: np.ndarray
 
 
-def first_hits(block: Block, ties: str = "expected") -> FirstHits:
-    """Locate the first relevant item of each query under one of the tie rules."""
-    distances = block.distances
-    reached = block.relevance.any(1)
-    top = np.iinfo(distances.dtype).max if block.levels else np.inf
-    nearest = np.where(block.relevance, distances, top).min(1)[:, None]
-    level = (distances == nearest) & reached[:, None]
-    hits = level & block.relevance
-    ahead = np.where(reached, (distances < nearest).sum(1), block.items)
-    tied, relevant = level.sum(1), hits.sum(1)
-    if ties == "expected":
-        return FirstHits(ahead, tied, relevant)
-    if ties == "stable":
-        position = np.where(reached, np.argmax(hits, axis=1), 0)[:, None]
-        ahead = ahead + (level & (np.arange(block.items)[None] < position)).sum(1)
-    elif ties == "worst":
-        ahead = ahead + tied - relevant
-    one = reached.astype(np.int64)
-    return FirstHits(ahead, one, one)
+def first_hits(groups: TieGroups) -> FirstHits:
+    """Return the first group of each query, under whichever tie rule the groups are."""
+    found = np.flatnonzero(np.diff(groups.first))
+    at = groups.first[found]
+    hits = FirstHits(*(np.zeros(len(groups.total), np.int64) for _ in range(3)))
+    hits.ahead[:] = groups.items
+    hits.ahead[found], hits.tied[found], hits.relevant[found] = groups.start[at], groups.size[at], groups.relevant[at]
+    return hits
 
 
 def recall(hits: FirstHits, k: int) -> np.ndarray:
     """Return the chance that a relevant item is among the first ``k``, per query: float64 in 0..1."""
     places = np.clip(k - hits.ahead, 0, hits.tied)
+    # All relevant items fall below the cut: C(tied - places, relevant) / C(tied, relevant).
+    below = hits.tied - places
+    if hits.relevant.max(initial=0) > FACTORS:
+        possible = below >= hits.relevant
+        log = _log_falling(np.where(possible, below, hits.tied), hits.relevant) - _log_falling(hits.tied, hits.relevant)
+        return 1 - np.where(possible, np.exp(log), 0)
     missed = np.ones(len(places))
-    # All relevant items fall below the cut: C(tied - places, relevant) / C(tied, relevant), factor by factor.
     for i in range(int(hits.relevant.max(initial=0))):
-        factor = np.maximum(hits.tied - places - i, 0) / np.maximum(hits.tied - i, 1)
-        missed *= np.where(i < hits.relevant, factor, 1)
+        missed *= np.where(i < hits.relevant, np.maximum(below - i, 0) / np.maximum(hits.tied - i, 1), 1)
     return 1 - missed
+
+
+def _log_falling(n: np.ndarray, k: np.ndarray) -> np.ndarray:
+    """Return log(n (n-1) .. (n-k+1))."""
+    return gammaln(n + 1.0) - gammaln(n - k + 1.0)
 
 
 def rank(hits: FirstHits) -> np.ndarray:

@@ -5,21 +5,21 @@ from math import comb
 
 import numpy as np
 import pytest
+from by_hand import hamming_block, real_block
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
-from cmrkit.evaluation.blocks import Block
 from cmrkit.evaluation.curves import along_ranks, rank_grid, within_radius
+from cmrkit.evaluation.metrics import Ranked
 from cmrkit.evaluation.ranking import (
     DENOMINATORS,
     TIES,
     average_precision,
     average_precision_at,
-    break_ties,
+    interpolated_precision,
     precision_at,
     recall_at,
-    tie_groups,
 )
 
 LEVELS = 4
@@ -27,12 +27,15 @@ ITEM = st.tuples(st.integers(0, LEVELS - 1), st.booleans())
 TIED_LIST = st.lists(ITEM, min_size=1, max_size=9)
 
 
-def block_of(lists, integer=True):
-    distances = np.array([[d for d, _ in items] for items in lists])
-    relevance = np.array([[r for _, r in items] for items in lists])
+def block_of(items, integer=True):
+    distances, relevance = [d for d, _ in items], [r for _, r in items]
     if integer:
-        return Block(distances.astype(np.uint8), relevance, levels=LEVELS)
-    return Block(distances * 0.3 - 0.5, relevance)
+        return hamming_block(distances, relevance, bits=LEVELS - 1)
+    return real_block(np.array([distances]) * 0.3 - 0.5, [relevance])
+
+
+def groups_of(block, ties="expected"):
+    return Ranked(block, ties).groups
 
 
 def orders(items):
@@ -61,7 +64,7 @@ def plain_ap(order, k, denominator):
 @settings(max_examples=80, deadline=None)
 @given(items=TIED_LIST, k=st.integers(1, 10))
 def test_expected_average_precision_is_the_mean_over_all_orders(denominator, integer, items, k):
-    groups = tie_groups(block_of([items], integer))
+    groups = groups_of(block_of(items, integer))
     mean = np.mean([plain_ap(order, k, denominator) for order in orders(items)])
     assert average_precision_at(groups, k, denominator)[0] == pytest.approx(mean, abs=1e-12)
 
@@ -69,7 +72,7 @@ def test_expected_average_precision_is_the_mean_over_all_orders(denominator, int
 @settings(max_examples=80, deadline=None)
 @given(items=TIED_LIST, k=st.integers(1, 9))
 def test_expected_precision_recall_and_full_average_precision_are_means_over_all_orders(items, k):
-    groups = tie_groups(block_of([items]))
+    groups = groups_of(block_of(items))
     possible, n = orders(items), len(items)
     k = min(k, n)
     relevant = max(sum(possible[0]), 1)
@@ -83,7 +86,7 @@ def test_expected_precision_recall_and_full_average_precision_are_means_over_all
 @settings(max_examples=40, deadline=None)
 @given(items=TIED_LIST, k=st.integers(1, 10))
 def test_every_other_rule_scores_the_one_order_it_names(denominator, integer, items, k):
-    block = block_of([items], integer)
+    block = block_of(items, integer)
     keys = {
         "worst": lambda i: (items[i][0], items[i][1]),
         "best": lambda i: (items[i][0], not items[i][1]),
@@ -91,7 +94,7 @@ def test_every_other_rule_scores_the_one_order_it_names(denominator, integer, it
     }
     for ties, key in keys.items():
         order = [items[i][1] for i in sorted(range(len(items)), key=key)]
-        groups = break_ties(tie_groups(block), block, ties)
+        groups = groups_of(block, ties)
         value = average_precision_at(groups, k, denominator)[0]
         assert value == pytest.approx(plain_ap(order, k, denominator), abs=1e-12), ties
 
@@ -99,11 +102,9 @@ def test_every_other_rule_scores_the_one_order_it_names(denominator, integer, it
 @settings(max_examples=50, deadline=None)
 @given(items=TIED_LIST, k=st.integers(1, 10), denominator=st.sampled_from(["min", "total", "first-relevant"]))
 def test_worst_and_best_bound_the_expectation_where_the_denominator_is_fixed(items, k, denominator):
-    block = block_of([items])
-    groups = tie_groups(block)
+    block = block_of(items)
     low, middle, high = (
-        average_precision_at(break_ties(groups, block, rule), k, denominator)[0]
-        for rule in ("worst", "expected", "best")
+        average_precision_at(groups_of(block, rule), k, denominator)[0] for rule in ("worst", "expected", "best")
     )
     assert low - 1e-12 <= middle <= high + 1e-12
 
@@ -112,25 +113,42 @@ def test_without_ties_all_rules_agree_with_scikit_learn():
     rng = np.random.default_rng(0)
     scores, relevance = rng.standard_normal((20, 60)), rng.random((20, 60)) < 0.2
     relevance[:, 0] = True
-    block = Block(-scores, relevance)
+    block = real_block(-scores, relevance)
     reference = [average_precision_score(r, s) for r, s in zip(relevance, scores, strict=True)]
     for rule in TIES:
-        np.testing.assert_allclose(average_precision(break_ties(tie_groups(block), block, rule)), reference)
+        np.testing.assert_allclose(average_precision(groups_of(block, rule)), reference)
 
 
 def test_queries_of_one_block_do_not_touch_each_other():
     rng = np.random.default_rng(1)
-    lists = [[(int(rng.integers(LEVELS)), bool(rng.random() < 0.3)) for _ in range(12)] for _ in range(8)]
-    together = tie_groups(block_of(lists))
-    for denominator in DENOMINATORS:
-        alone = [average_precision_at(tie_groups(block_of([items])), 5, denominator)[0] for items in lists]
-        np.testing.assert_allclose(average_precision_at(together, 5, denominator), alone)
+    distances, relevance = rng.integers(LEVELS, size=(8, 12)), rng.random((8, 12)) < 0.3
+    for ties in TIES:
+        together = groups_of(real_block(distances, relevance), ties)
+        for denominator in DENOMINATORS:
+            alone = [
+                average_precision_at(groups_of(real_block([d], [r]), ties), 5, denominator)[0]
+                for d, r in zip(distances, relevance, strict=True)
+            ]
+            np.testing.assert_allclose(average_precision_at(together, 5, denominator), alone)
+
+
+@settings(max_examples=80, deadline=None)
+@given(items=TIED_LIST)
+def test_eleven_points_are_the_largest_precisions_at_or_beyond_each_recall(items):
+    for ties, key in (("stable", lambda i: items[i][0]), ("worst", lambda i: items[i]),
+                      ("best", lambda i: (items[i][0], not items[i][1]))):  # fmt: skip
+        order = [items[i][1] for i in sorted(range(len(items)), key=key)]
+        hits, total = np.cumsum(order), max(sum(order), 1)
+        precision, recall = hits / np.arange(1, len(order) + 1), hits / total
+        points = [max(precision[recall >= point / 10 - 1e-12], default=0) for point in range(11)]
+        expected = np.mean(points) if any(order) else 0
+        assert interpolated_precision(groups_of(block_of(items), ties))[0] == pytest.approx(expected), ties
 
 
 def test_large_tie_groups_keep_their_precision():
     # One group of t items, r of them relevant, with exact binomials for the law of each random quantity.
     t, r, k = 600, 180, 50
-    groups = tie_groups(Block(np.zeros((1, t), dtype=np.uint8), np.arange(t)[None] < r, levels=9))
+    groups = groups_of(hamming_block(np.zeros(t), np.arange(t) < r, bits=8))
 
     def cut_sum(length, hits):
         return sum(hits / length * (1 + (i - 1) * (hits - 1) / (length - 1)) / i for i in range(1, length + 1))
@@ -149,8 +167,7 @@ def test_large_tie_groups_keep_their_precision():
 
 def test_a_hand_made_ranking_under_the_four_denominators():
     order = [True, False, True, False, True, True]
-    block = Block(np.arange(6)[None] * 1.0, np.array([order]))
-    groups = tie_groups(block)
+    groups = groups_of(real_block([range(6)], [order]))
     found = 1 + 2 / 3
     assert average_precision_at(groups, 3, "retrieved")[0] == pytest.approx(found / 2)
     assert average_precision_at(groups, 3, "min")[0] == pytest.approx(found / 3)
@@ -159,7 +176,7 @@ def test_a_hand_made_ranking_under_the_four_denominators():
 
 
 def test_a_query_without_relevant_items_scores_zero_everywhere():
-    groups = tie_groups(Block(np.array([[0, 1, 1]], dtype=np.uint8), np.zeros((1, 3), dtype=bool), levels=LEVELS))
+    groups = groups_of(block_of([(0, False), (1, False), (1, False)]))
     assert average_precision(groups)[0] == 0
     assert all(average_precision_at(groups, 2, d)[0] == 0 for d in DENOMINATORS)
 
@@ -167,18 +184,20 @@ def test_a_query_without_relevant_items_scores_zero_everywhere():
 @settings(max_examples=40, deadline=None)
 @given(items=TIED_LIST)
 def test_the_curve_by_radius_counts_what_lies_within_it(items):
-    precision, recall = within_radius(block_of([items]))
+    block = block_of(items)
+    hits, retrieved = within_radius(block)
     for radius in range(LEVELS):
         inside = [relevant for d, relevant in items if d <= radius]
-        assert precision[0, radius] == pytest.approx(sum(inside) / len(inside) if inside else 0)
-        assert recall[0, radius] == pytest.approx(sum(inside) / max(sum(r for _, r in items), 1))
+        assert (hits[0, radius], retrieved[0, radius]) == (sum(inside), len(inside))
 
 
 def test_the_curve_by_rank_ends_at_the_whole_database():
     rng = np.random.default_rng(3)
     relevance = rng.random((4, 300)) < 0.1
-    precision, recall = along_ranks(tie_groups(Block(rng.random((4, 300)), relevance)))
+    groups = groups_of(real_block(rng.random((4, 300)).round(2), relevance))
+    hits = along_ranks(groups)
     assert rank_grid(300)[0] == 1
     assert rank_grid(300)[-1] == 300
-    np.testing.assert_allclose(recall[:, -1], 1)
-    np.testing.assert_allclose(precision[:, -1], relevance.mean(1))
+    np.testing.assert_allclose(hits[:, -1], relevance.sum(1))
+    for column, k in enumerate(rank_grid(300)):
+        np.testing.assert_allclose(hits[:, column] / k, precision_at(groups, k))

@@ -4,19 +4,20 @@ from itertools import permutations
 
 import numpy as np
 import pytest
+from by_hand import real_block
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cmrkit.errors import UsageError
 from cmrkit.evaluation import evaluate, evaluate_matrix
-from cmrkit.evaluation.blocks import Block
+from cmrkit.evaluation.metrics import Ranked
 from cmrkit.evaluation.recall import first_hits, rank, recall
 
 ITEMS = st.lists(st.tuples(st.integers(0, 2), st.booleans()), min_size=1, max_size=5)
 
 
-def block_of(items):
-    return Block(np.array([[d for d, _ in items]], float), np.array([[r for _, r in items]]))
+def hits_of(items, ties="expected"):
+    return first_hits(Ranked(real_block([[d for d, _ in items]], [[r for _, r in items]]), ties).groups)
 
 
 def first_rank(items, order):
@@ -29,7 +30,7 @@ def first_rank(items, order):
 def test_expected_recall_and_rank_are_means_over_all_orders(items, k):
     k = min(k, len(items))
     ranks = [first_rank(items, order) for order in permutations(range(len(items)))]
-    hits = first_hits(block_of(items))
+    hits = hits_of(items)
     assert rank(hits)[0] == pytest.approx(np.mean(ranks))
     assert recall(hits, k)[0] == pytest.approx(np.mean([r <= k for r in ranks]))
 
@@ -41,7 +42,7 @@ def test_best_worst_and_stable_name_one_order(items, k):
     ranks = [first_rank(items, order) for order in permutations(range(len(items)))]
     wanted = {"best": min(ranks), "worst": max(ranks), "stable": first_rank(items, range(len(items)))}
     for ties, place in wanted.items():
-        hits = first_hits(block_of(items), ties)
+        hits = hits_of(items, ties)
         assert rank(hits)[0] == pytest.approx(place), ties
         assert recall(hits, k)[0] == float(place <= k), ties
 
