@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -13,6 +15,20 @@ from pathlib import Path
 import numpy as np
 
 from cmrkit.errors import CmrkitError, UsageError
+
+# What Pillow and zipfile raise on damaged files.
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    IndexError,
+    TypeError,
+    SyntaxError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    zipfile.BadZipFile,
+)
 
 
 @dataclass(frozen=True)
@@ -32,19 +48,46 @@ class ImageFiles:
 
     def __getitem__(self, row: int) -> np.ndarray:
         """Return image ``row`` as uint8 (height, width, 3). Raises CmrkitError where it cannot be read."""
-        from PIL import Image
-
         asset, name = self.members[row]
         if asset not in self.roots:
             raise CmrkitError(f"image {name} is wanted, but nothing says where the asset {asset!r} lies")
         try:
-            with Image.open(io.BytesIO(_read(self.roots[asset], name))) as image:
-                return np.asarray(image.convert("RGB"))
-        except (OSError, KeyError, zipfile.BadZipFile, SyntaxError, ValueError) as error:
+            return decode(_read(self.roots[asset], name))
+        except _UNREADABLE as error:
             raise CmrkitError(f"{self.roots[asset]}: image {name} cannot be read: {error}") from error
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return (self[row] for row in range(len(self)))
+
+
+def decode(content: bytes) -> np.ndarray:
+    """Return the image in ``content`` as uint8 RGB (height, width, 3), as a viewer would show it.
+
+    It is turned upright where a camera left a note of its orientation, 16-bit greys are scaled, what is
+    transparent shows white, and of an animation the first frame counts. Raises `ValueError`, `OSError` or another
+    of the exceptions that Pillow has for damaged files.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        image = Image.open(io.BytesIO(content))
+    except Image.DecompressionBombError as error:
+        raise ValueError(str(error)) from error
+    with image:
+        image = ImageOps.exif_transpose(image)
+        if image.mode.startswith("I") or image.mode == "F":
+            return _grey(np.asarray(image))
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        return np.asarray(image.convert("RGB"))
+
+
+def _grey(values: np.ndarray) -> np.ndarray:
+    # Pillow's own conversion clips 16-bit greys at 255, which leaves nearly white images.
+    deep = values.dtype.kind != "f" and values.size and values.max() > 255
+    grey = np.clip(values // 257 if deep else values, 0, 255).astype(np.uint8)
+    return np.repeat(grey[:, :, None], 3, axis=2)
 
 
 def find_images(images: Sequence[str], roots: Mapping[str, Path]) -> ImageFiles:

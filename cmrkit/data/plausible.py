@@ -22,7 +22,7 @@ import json
 import re
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -117,9 +117,26 @@ def read_relevant(
     }
 
 
-def instance_labels(
-    archive: Path, images: np.ndarray, member: str = "annotations/instances_val2014.json"
-) -> np.ndarray:
+def karpathy_positives(
+    kind: str, paths: Mapping[str, Path], pairs: np.ndarray
+) -> tuple[dict[str, Relevant], np.ndarray]:
+    """Return what ``kind`` (of ASSETS) calls relevant among Karpathy's test images and the captions that are ranked.
+
+    ``pairs`` (captions,) gives the image row of each caption, images in Karpathy's order; ``paths`` has the files of
+    the manifest's assets by name. Also returns the rows of the captions that take part, the first five of an image.
+    Raises UsageError where images or captions are not those of the test set.
+    """
+    ids, owners = paths["coco-test-ids"], paths[ASSETS["coco"][1]]
+    captions = first_captions(pairs)
+    owner = _read_lists(owners)
+    images = np.array([owner[i][0] for i in _read_ids(ids)[::CAPTIONS_PER_IMAGE].tolist()], dtype=np.int64)
+    if pairs.max() + 1 != len(images):
+        raise UsageError(f"the arrays hold {pairs.max() + 1} images: Karpathy's test set of MS-COCO has {len(images)}")
+    numbers = caption_ids(ids, owners, images, pairs[captions])
+    return read_relevant(*(paths[name] for name in ASSETS[kind]), images, numbers), captions
+
+
+def instance_labels(archive: Path, images: np.ndarray) -> np.ndarray:
     """Return which object categories each image shows: uint8 (n, 90), column c for COCO's category c + 1.
 
     ``archive`` is annotations_trainval2014.zip. An image without annotated objects has an empty row; PCME leaves it

@@ -1,4 +1,4 @@
-"""Classic image features: colours and edges, counted in the four quarters of an image."""
+"""Classic image features: colours and edges, counted in the cells of an image."""
 
 from __future__ import annotations
 
@@ -19,33 +19,42 @@ FLAT = 12.0  # gradient magnitude, in grey levels per pixel, below which there i
 def color_edge_hist(images: Iterable[np.ndarray]) -> np.ndarray:
     """Return (n, 148) float32 histograms of uint8 RGB images (height, width, 3), which may differ in size.
 
-    Each quarter of the image gives 28 colour bins (12 hues, each pale and strong, and 4 greys) and 9 edge bins
-    (8 orientations weighted by gradient magnitude, and the share of pixels without an edge). The colour bins
-    of a quarter sum to 1, the orientations to 1 or, where nothing changes at all, 0.
+    They are those of the four quarters of the image, one after the other; see `color_edge_grid`.
     """
-    rows = [_histograms(image) for image in images]
+    rows = [_histograms(image, 2).ravel() for image in images]
     return np.array(rows, dtype=np.float32).reshape(len(rows), COLOR_EDGE_DIM)
 
 
-def _histograms(image: np.ndarray) -> np.ndarray:
-    quarter = _quarters(*image.shape[:2])
+def color_edge_grid(images: Iterable[np.ndarray], cells: int) -> np.ndarray:
+    """Return (n, cells * cells, 37) float32 histograms of the cells of uint8 RGB images, row after row of cells.
+
+    Each cell gives 28 colour bins (12 hues, each pale and strong, and 4 greys) and 9 edge bins (8 orientations
+    weighted by gradient magnitude, and the share of pixels without an edge). The colour bins of a cell sum
+    to 1, the orientations to 1 or, where nothing changes at all, 0.
+    """
+    rows = [_histograms(image, cells) for image in images]
+    return np.array(rows, dtype=np.float32).reshape(len(rows), cells * cells, COLOUR_BINS + EDGE_BINS)
+
+
+def _histograms(image: np.ndarray, cells: int) -> np.ndarray:
+    cell, n = _cells(*image.shape[:2], cells), cells * cells
     orientation, magnitude = _edges(image)
-    colours = _counts(quarter, _colour_bins(image), COLOUR_BINS)
-    edges = _counts(quarter, orientation, ORIENTATIONS, magnitude)
-    flat = _counts(quarter, magnitude < FLAT, 2)[:, 1:]
-    return np.concatenate([colours, edges, flat], axis=1).ravel()
+    colours = _counts(cell, n, _colour_bins(image), COLOUR_BINS)
+    edges = _counts(cell, n, orientation, ORIENTATIONS, magnitude)
+    flat = _counts(cell, n, magnitude < FLAT, 2)[:, 1:]
+    return np.concatenate([colours, edges, flat], axis=1)
 
 
 @lru_cache(maxsize=8)
-def _quarters(height: int, width: int) -> np.ndarray:
+def _cells(height: int, width: int, cells: int) -> np.ndarray:
     y, x = np.ogrid[:height, :width]
-    return 2 * (2 * y >= height) + (2 * x >= width)
+    return cells * (cells * y // height) + cells * x // width
 
 
-def _counts(quarter: np.ndarray, bins: np.ndarray, n: int, weights: np.ndarray | None = None) -> np.ndarray:
-    """Return (4, n) histograms whose rows sum to 1, or to 0 where nothing was counted."""
+def _counts(cell: np.ndarray, n: int, bins: np.ndarray, size: int, weights: np.ndarray | None = None) -> np.ndarray:
+    """Return (n, size) histograms whose rows sum to 1, or to 0 where nothing was counted."""
     weights = None if weights is None else weights.ravel()
-    counts = np.bincount((quarter * n + bins).ravel(), weights, minlength=4 * n).reshape(4, n)
+    counts = np.bincount((cell * size + bins).ravel(), weights, minlength=n * size).reshape(n, size)
     return counts / np.maximum(counts.sum(axis=1, keepdims=True), 1e-12)
 
 

@@ -78,11 +78,15 @@ class Asset(Frozen):
 
 
 class Feature(Frozen):
-    """One representation of a modality: read from ``assets``, or computed from them by ``extractor``."""
+    """One representation of a modality: read from ``assets``, or computed from them by ``extractor``.
+
+    ``dim`` is the length of the last axis; ``options`` are the extractor's.
+    """
 
     dim: PositiveInt | None = None
     assets: tuple[str, ...] = ()
     extractor: str | None = None
+    options: dict[str, str | int | float | bool | None] = {}
     note: str | None = None
 
 

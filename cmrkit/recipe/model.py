@@ -69,15 +69,37 @@ class Preprocess(Frozen):
     text: tuple[Preprocessing, ...] = ()
 
 
+class Setting(Frozen):
+    """What is done to the training data on purpose; queries and database stay as they are.
+
+    ``label_noise`` is the share of training images whose labels are drawn anew, ``pair_noise`` the share of training
+    texts that are permuted among their images. ``seed`` chooses which, whatever the method's own seed is.
+    """
+
+    label_noise: Annotated[float, Field(ge=0, le=1)] = 0.0
+    pair_noise: Annotated[float, Field(ge=0, le=1)] = 0.0
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """What differs from training on the data as they are; empty where nothing does."""
+        changes = self.model_dump(mode="json", exclude_defaults=True, exclude={"seed"})
+        return {**changes, "seed": self.seed} if changes else {}
+
+
 class EvalChoice(Frozen):
-    """The protocol a paper is judged under. ``database`` says where the database's codes come from."""
+    """The protocol a paper is judged under. ``database`` says where the database's codes come from.
+
+    ``selection`` is the split on which hyper-parameters or the best epoch were chosen: "query" says that the
+    paper used the very items it reports on.
+    """
 
     protocol: str
     database: Literal["learned", "hashed", "unified"] = "hashed"
     items: Literal["database", "query"] = "database"
     ties: Literal["expected", "stable", "best", "worst"] = "expected"
     similarity: str | None = None
-    selection: str = "none"  # how hyper-parameters or epochs were chosen; says so where the paper used the query set
+    selection: Literal["none", "val", "query"] = "none"
 
 
 class Claim(Frozen):
@@ -108,6 +130,7 @@ class Override(Frozen):
     preprocess: Preprocess | None = None
     model: dict[str, Any] = {}
     train: dict[str, Any] = {}
+    setting: Setting | None = None
     eval: EvalChoice | None = None
     sweep: dict[str, list[Any]] = {}
 
@@ -124,6 +147,7 @@ class Recipe(Frozen):
     preprocess: Preprocess = Preprocess()
     model: dict[str, Any] = {}
     train: dict[str, Any] = {}
+    setting: Setting = Setting()
     eval: EvalChoice | None = None
     on: dict[str, Override] = {}
     sweep: dict[str, list[Any]] = {}
@@ -141,8 +165,8 @@ class Recipe(Frozen):
     @classmethod
     def _sweeps_are_known(cls, sweep: dict[str, list[Any]]) -> dict[str, list[Any]]:
         for name, values in sweep.items():
-            if name != "seed" and not name.startswith(("model.", "train.")):
-                raise ValueError(f"a sweep goes over 'seed', 'model.X' or 'train.X', not {name!r}")
+            if name != "seed" and not name.startswith(("model.", "train.", "setting.")):
+                raise ValueError(f"a sweep goes over 'seed', 'model.X', 'train.X' or 'setting.X', not {name!r}")
             if not values:
                 raise ValueError(f"the sweep over {name!r} is empty")
         return sweep

@@ -2,11 +2,14 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from cmrkit.data.images import find_images
 from cmrkit.data.paired import PairedData
-from cmrkit.errors import UsageError
-from cmrkit.features.classic import extract
-from cmrkit.features.image import COLOR_EDGE_DIM, COLOUR_BINS, EDGE_BINS, ORIENTATIONS, color_edge_hist
+from cmrkit.errors import CmrkitError, UsageError
+from cmrkit.features import extract
+from cmrkit.features.base import Job
+from cmrkit.features.image import COLOR_EDGE_DIM, COLOUR_BINS, EDGE_BINS, ORIENTATIONS, color_edge_grid, color_edge_hist
 
 PER_QUARTER = COLOUR_BINS + EDGE_BINS
 
@@ -65,6 +68,20 @@ def test_an_image_without_edges_has_no_orientation_and_is_all_flat():
     assert (edges[:, ORIENTATIONS] == 1).all()
 
 
+def test_the_grid_of_two_by_two_cells_is_the_histogram_of_quarters():
+    images = [stripes(0), np.random.default_rng(0).integers(0, 256, (21, 30, 3), dtype=np.uint8)]
+    grid = color_edge_grid(images, 2)
+    assert grid.shape == (2, 4, PER_QUARTER)
+    np.testing.assert_array_equal(grid.reshape(2, -1), color_edge_hist(images))
+
+
+def test_a_grid_says_where_a_colour_is():
+    image = plain((0, 0, 0), 12)
+    image[4:8, 8:] = (255, 0, 0)
+    colours = color_edge_grid([image], 3)[0, :, :COLOUR_BINS].argmax(axis=1)
+    assert np.flatnonzero(colours != colours[0]).tolist() == [5]
+
+
 @pytest.fixture
 def data():
     return PairedData(
@@ -121,5 +138,79 @@ def test_what_an_extractor_needs_is_named_where_it_lacks(data, name, lacking):
 
 
 def test_an_unknown_extractor_is_answered_with_the_known_ones(data):
-    with pytest.raises(UsageError, match=r"no extractor 'sift'; known: color-edge-hist, bow, tfidf"):
+    with pytest.raises(UsageError, match=r"no extractor 'sift'; known: color-edge-hist, .*bow, tfidf"):
         extract("sift", data)
+
+
+def test_regions_and_their_mean_come_by_name(data):
+    regions = extract("color-edge-grid", data, Job({"cells": 3}))
+    pooled = extract("color-edge-pooled", data, Job({"cells": 3}))
+    assert (regions.kind, regions.matrix.shape, pooled.matrix.shape) == ("regions", (3, 9, 37), (3, 37))
+    np.testing.assert_allclose(pooled.matrix, regions.matrix.mean(axis=1))
+
+
+@pytest.mark.parametrize("name", ["color-edge-hist", "bow", "lda"])
+def test_an_unknown_option_is_named(data, name):
+    with pytest.raises(UsageError, match=f"extractor '{name}' has no option 'bits'"):
+        extract(name, data, Job({"bits": 3}))
+
+
+def topical(n=120):
+    words = {0: "sea boat sail wave harbour", 1: "snow ski slope mountain ice"}
+    generator = np.random.default_rng(3)
+    captions = [" ".join(generator.choice(words[i % 2].split(), 4)) for i in range(n)]
+    return PairedData(
+        name="topics",
+        pairs=np.arange(n),
+        splits={"train": np.arange(n - 20), "query": np.arange(n - 20, n)},
+        captions=captions,
+    )
+
+
+def test_latent_directions_bring_texts_of_one_topic_together():
+    lsa = extract("tfidf-lsa", topical(), Job({"dim": 4})).matrix
+    assert (lsa.shape, lsa.dtype) == ((120, 4), np.float32)
+    np.testing.assert_allclose(np.linalg.norm(lsa, axis=1), 1, rtol=1e-5)
+    cosine = lsa[100:] @ lsa[100:].T
+    assert cosine[::2, ::2].mean() > cosine[::2, 1::2].mean() + 0.5
+
+
+def test_topics_are_proportions_that_tell_topics_apart():
+    lda = extract("lda", topical(), Job({"topics": 2})).matrix
+    np.testing.assert_allclose(lda.sum(axis=1), 1, rtol=1e-5)
+    assert len(set(lda[::2].argmax(axis=1))) == len(set(lda[1::2].argmax(axis=1))) == 1
+    assert lda[0].argmax() != lda[1].argmax()
+
+
+@pytest.mark.parametrize(("name", "options"), [("tfidf-lsa", {"dim": 3}), ("lda", {"topics": 2})])
+def test_fitted_text_features_are_the_same_again_and_blind_to_test_captions(name, options):
+    data = topical()
+    first = extract(name, data, Job(options)).matrix
+    np.testing.assert_array_equal(first, extract(name, data, Job(options)).matrix)
+    changed = data.replace(captions=[*data.captions[:100], *["unicorn"] * 20])
+    np.testing.assert_allclose(extract(name, changed, Job(options)).matrix[:100], first[:100], atol=1e-6)
+
+
+def test_more_latent_directions_than_words_are_refused():
+    with pytest.raises(UsageError, match="64 latent directions are wanted, but 100 training texts have only 10 words"):
+        extract("tfidf-lsa", topical(), Job({"dim": 64}))
+
+
+def test_an_empty_caption_is_named_and_its_image_left_out_only_when_asked(data):
+    changed = data.replace(captions=[*data.captions[:2], "  ", data.captions[3]])
+    with pytest.raises(UsageError, match=r"text row 2, of image row 1, is empty \(1 such captions\)"):
+        extract("bow", changed)
+    assert extract("bow", changed, Job(skip_bad=True)).skipped == (1,)
+
+
+def test_an_unreadable_image_is_named_and_left_out_only_when_asked(data, tmp_path):
+    for name in ("a.png", "b.png", "c.png"):
+        Image.fromarray(plain((200, 0, 0))).save(tmp_path / name)
+    (tmp_path / "b.png").write_bytes(b"damaged")
+    changed = data.replace(image_items=find_images(["a.png", "b.png", "c.png"], {"photos": tmp_path}))
+    for extractor in ("color-edge-hist", "color-edge-grid", "color-edge-pooled", "pixels"):
+        with pytest.raises(CmrkitError, match=r"image b\.png cannot be read"):
+            extract(extractor, changed)
+        found = extract(extractor, changed, Job(skip_bad=True))
+        assert found.skipped == (1,)
+        np.testing.assert_array_equal(found.matrix[0], found.matrix[2])

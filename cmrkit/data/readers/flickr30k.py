@@ -10,8 +10,9 @@ from cmrkit.data.karpathy import Described, joined, read_aligned, read_annotatio
 from cmrkit.data.paired import PairedData
 from cmrkit.data.reading import asset, require, rows_in_order
 
-IMAGE = ("pixels", "color-edge-hist")
-TEXT = ("captions", "bow", "tfidf")
+SHIPPED = ("bottomup-36",)  # regions that come without the photographs
+IMAGE = ("pixels", "color-edge-hist", "mobilenetv2-pooled", "mobilenetv2-grid", *SHIPPED)
+TEXT = ("captions", "bow", "tfidf", "tfidf-lsa-256", "tokens")
 
 
 def read(assets: Mapping[str, Path], *, split: str, image: str, text: str) -> PairedData:
@@ -28,11 +29,14 @@ def read(assets: Mapping[str, Path], *, split: str, image: str, text: str) -> Pa
         parts = {"train": _train(assets), "val": val, **parts}
     images, pairs, captions = joined(parts)
     splits = rows_in_order(**{role: len(part) for role, part in parts.items()})
+    items = None
+    if image not in SHIPPED:
+        items = find_images([i.image for i in images], {"images": asset(assets, "images", "flickr30k")})
     return PairedData(
         name="flickr30k",
         pairs=pairs,
         splits={**splits, "database": splits["query"]},
-        image_items=find_images([i.image for i in images], {"images": asset(assets, "images", "flickr30k")}),
+        image_items=items,
         captions=captions,
     )
 

@@ -18,13 +18,16 @@ from cmrkit.data.reading import asset, read_lines, require, rows_in_order
 from cmrkit.errors import UsageError
 
 # A feature of the resized images carries their size in its name: it never passes for one of the originals.
-ARCHIVES = {
-    "pixels": "images",
-    "color-edge-hist": "images",
-    "pixels-224": "images-224",
-    "color-edge-hist-224": "images-224",
-}
-TEXT = ("captions", "bow", "tfidf")
+OF_PIXELS = (
+    "pixels",
+    "color-edge-hist",
+    "mobilenetv2-pooled",
+    "mobilenetv2-grid",
+    "squeezenet-pooled",
+    "squeezenet-grid",
+)
+ARCHIVES = {**dict.fromkeys(OF_PIXELS, "images"), **{f"{name}-224": "images-224" for name in OF_PIXELS}}
+TEXT = ("captions", "bow", "tfidf", "tfidf-lsa-256", "lda-10", "tokens", "tokens-glove")
 LISTS = {"train": "train-list", "val": "dev-list", "query": "test-list"}
 
 

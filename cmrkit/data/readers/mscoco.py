@@ -10,8 +10,9 @@ from cmrkit.data.karpathy import joined, read_annotations, read_splits
 from cmrkit.data.paired import PairedData
 from cmrkit.data.reading import asset, require, rows_in_order
 
-IMAGE = ("pixels", "color-edge-hist")
-TEXT = ("captions", "bow", "tfidf")
+SHIPPED = ("bottomup-36",)  # regions that come without the photographs
+IMAGE = ("pixels", "color-edge-hist", "mobilenetv2-pooled", "mobilenetv2-grid", *SHIPPED)
+TEXT = ("captions", "bow", "tfidf", "tfidf-lsa-256", "tokens")
 TESTS = {"test-5k": "test-captions", "test-5k-gz": "test-captions-gz"}
 
 
@@ -32,11 +33,14 @@ def read(assets: Mapping[str, Path], *, split: str, image: str, text: str) -> Pa
         archives = ("val2014",)
     images, pairs, captions = joined(parts)
     splits = rows_in_order(**{role: len(part) for role, part in parts.items()})
-    roots = {name: asset(assets, name, "mscoco") for name in archives}
+    items = None
+    if image not in SHIPPED:
+        roots = {name: asset(assets, name, "mscoco") for name in archives}
+        items = find_images([i.image for i in images], roots)
     return PairedData(
         name="mscoco",
         pairs=pairs,
         splits={**splits, "database": splits["query"]},
-        image_items=find_images([image.image for image in images], roots),
+        image_items=items,
         captions=captions,
     )

@@ -13,6 +13,8 @@ from cmrkit.data.reading import require
 from cmrkit.data.shapes import SCENES, generate
 
 SPLITS = ("default", "subset")
+IMAGE = ("pixels", "color-edge-hist", "color-edge-grid", "color-edge-pooled")
+TEXT = ("captions", "bow", "tfidf", "tfidf-lsa-64", "tokens")
 SPLIT_SEED = 20260103
 
 
@@ -22,8 +24,8 @@ def read(assets: Mapping[str, Path], *, split: str, image: str, text: str) -> Pa
     The split "default" trains on the whole database of 1,800 scenes, "subset" on 600 of them.
     """
     require("split", split, SPLITS, "shapes")
-    require("image feature", image, ("pixels", "color-edge-hist"), "shapes")
-    require("text feature", text, ("captions", "bow", "tfidf"), "shapes")
+    require("image feature", image, IMAGE, "shapes")
+    require("text feature", text, TEXT, "shapes")
     shapes = generate()
     return PairedData(
         name="shapes",
