@@ -21,11 +21,15 @@ from cmrkit.pipeline.resolve import resolve
 from cmrkit.recipe.library import load_all
 
 RUNNABLE = [r.key for r in load_all() if r.runnable]
-SMOKE = {"dataset": "digits", "seeds": [0]}
+DATASETS = {r.key: "digits" if "digits" in r.data else "shapes" for r in load_all()}  # words need sentences
 
 
-def first_run(key, dataset="digits"):
-    return resolve(key, dataset, seeds=[0])[0]
+def smoke(key):
+    return {"dataset": DATASETS[key], "seeds": [0]}
+
+
+def first_run(key):
+    return resolve(key, DATASETS[key], seeds=[0])[0]
 
 
 def smallest(key):
@@ -45,14 +49,30 @@ def small_pairs(classes=4, n=240, seed=3):
     return Pairs(image, text, np.eye(classes, dtype=np.uint8)[labels])
 
 
+def some_rows(model, modality, count, seed=0):
+    """Input of the form that a checkpoint takes: features, regions or token ids."""
+    width, rng = model.about["widths"][modality], np.random.default_rng(seed)
+    shape = (count, width) if isinstance(width, int) else (count, *width)
+    vocabulary = model.about.get("spec", {}).get("vocabulary") if modality == "text" else None
+    return rng.integers(1, vocabulary, shape) if vocabulary else np.abs(rng.normal(size=shape))
+
+
+def encoded(model, modality, rows):
+    """Codes of rows, or their similarities to three others where the method compares sets."""
+    if model.space != "similarity":
+        return getattr(model, f"encode_{modality}")(rows)
+    others = some_rows(model, "text" if modality == "image" else "image", 3)
+    return model.similarity(rows, others) if modality == "image" else model.similarity(others, rows).T
+
+
 @pytest.fixture(scope="module")
-def digits(tmp_path_factory):
-    """Reproduce each recipe once on digits, in one cache for the whole module."""
+def reproduced(tmp_path_factory):
+    """Reproduce each recipe once on its smoke set, in one cache for the whole module."""
     cache, done = tmp_path_factory.mktemp("contract"), {}
 
     def get(key):
         if key not in done:
-            done[key] = cmrkit.reproduce(key, **SMOKE, **smallest(key), cache=cache)
+            done[key] = cmrkit.reproduce(key, **smoke(key), **smallest(key), cache=cache)
         return done[key], cache
 
     return get
@@ -65,27 +85,30 @@ def test_there_are_runnable_recipes():
 @pytest.mark.parametrize("key", RUNNABLE)
 def test_states_the_paper_and_the_origin_of_its_parameters(key):
     run = first_run(key)
-    assert {"shapes", "digits"} <= set(run.recipe.data)
+    assert "shapes" in run.recipe.data
     assert len(run.method.doc) > 200, "the docstring cites the paper and says what is optimised"
     assert set(run.params) == set(run.method.fields)
 
 
 @pytest.mark.parametrize("key", RUNNABLE)
-def test_beats_chance_clearly_on_digits(key, digits):
-    metrics = digits(key)[0]["runs"][0]["metrics"]
+def test_beats_chance_clearly(key, reproduced):
+    metrics = reproduced(key)[0]["runs"][0]["metrics"]
+    if "rsum" in metrics:
+        # Five of 2,000 captions are right for each of 400 images: chance is 8, of 600 in all.
+        assert metrics["rsum"] > 24, metrics
+        return
     # Ten balanced classes: a random ranking gives a mAP of about 0.1.
     for direction in ("i2t", "t2i"):
         assert metrics["map@all"][direction] > 0.14, metrics["map@all"]
 
 
 @pytest.mark.parametrize("key", RUNNABLE)
-def test_codes_have_the_declared_form(key, digits):
-    document, _ = digits(key)
+def test_codes_have_the_declared_form(key, reproduced):
+    document, _ = reproduced(key)
     run = first_run(key)
     model = cmrkit.load(document["runs"][0]["checkpoint"])
-    rng = np.random.default_rng(0)
     for modality, encode in (("image", model.encode_image), ("text", model.encode_text)):
-        codes = encode(rng.normal(size=(5, model.about["widths"][modality])))
+        codes = encoded(model, modality, some_rows(model, modality, 5))
         assert codes.shape[0] == 5
         if model.space == "hamming":
             assert codes.dtype == np.int8
@@ -93,37 +116,38 @@ def test_codes_have_the_declared_form(key, digits):
             assert codes.shape[1] == run.params["bits"]
         else:
             assert np.isfinite(codes).all()
-        with pytest.raises(UsageError, match="shape"):
+        with pytest.raises(UsageError, match=r"shape|token ids"):
             encode(np.zeros((2, 3)))
 
 
 @pytest.mark.parametrize("key", RUNNABLE)
-def test_is_deterministic_and_survives_save_and_load(key, digits, tmp_path):
-    document, _ = digits(key)
-    again = cmrkit.reproduce(key, **SMOKE, **smallest(key), cache=tmp_path / "other")
+def test_is_deterministic_and_survives_save_and_load(key, reproduced, tmp_path):
+    document, _ = reproduced(key)
+    again = cmrkit.reproduce(key, **smoke(key), **smallest(key), cache=tmp_path / "other")
     assert again["runs"][0]["metrics"] == document["runs"][0]["metrics"]
     first, second = (cmrkit.load(d["runs"][0]["checkpoint"]) for d in (document, again))
-    x = np.random.default_rng(1).normal(size=(7, first.about["widths"]["image"]))
-    np.testing.assert_array_equal(first.encode_image(x), second.encode_image(x))
+    x = some_rows(first, "image", 7)
+    np.testing.assert_array_equal(encoded(first, "image", x), encoded(second, "image", x))
 
 
 @pytest.mark.parametrize("key", RUNNABLE)
-def test_encodes_an_item_alike_alone_and_in_company(key, digits):
-    model = cmrkit.load(digits(key)[0]["runs"][0]["checkpoint"])
+def test_encodes_an_item_alike_alone_and_in_company(key, reproduced):
+    model = cmrkit.load(reproduced(key)[0]["runs"][0]["checkpoint"])
     if model.method.transductive:
         pytest.skip("declared transductive: codes depend on the batch, as in the published code")
-    x = np.abs(np.random.default_rng(2).normal(size=(6, model.about["widths"]["text"])))
-    together, alone = model.encode_text(x), np.vstack([model.encode_text(row[None]) for row in x])
+    x = some_rows(model, "text", 6)
+    together, alone = encoded(model, "text", x), np.vstack([encoded(model, "text", row[None]) for row in x])
     if model.space == "hamming":
         np.testing.assert_array_equal(together, alone)
     else:
-        np.testing.assert_allclose(together, alone, atol=1e-8)
+        # Sets are compared in products of float32 matrices, whose order of sums goes with their size.
+        np.testing.assert_allclose(together, alone, atol=1e-5 if model.space == "similarity" else 1e-8)
 
 
 @pytest.mark.parametrize("key", RUNNABLE)
-def test_a_second_run_is_cached(key, digits):
-    document, cache = digits(key)
-    again = cmrkit.reproduce(key, **SMOKE, **smallest(key), cache=cache)
+def test_a_second_run_is_cached(key, reproduced):
+    document, cache = reproduced(key)
+    again = cmrkit.reproduce(key, **smoke(key), **smallest(key), cache=cache)
     assert all(step["cached"] for step in again["steps"])
     assert again["runs"][0]["metrics"] == document["runs"][0]["metrics"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +21,8 @@ _TYPES = {
     "list": list,
     "Literal": Literal,
 }
-_BASE_FIELDS = {"seed": (int, 0)}
+_HERE = Path(__file__).resolve().parent
+_BASES = {"Embedder": _HERE / "base.py", "DeepEmbedder": _HERE / "deep.py", "SetMatcher": _HERE / "deep.py"}
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,24 @@ class MethodSource:
     def _class(self) -> ast.ClassDef:
         tree = ast.parse(self.path.read_text(encoding="utf-8"))
         classes = [n for n in tree.body if isinstance(n, ast.ClassDef) and not n.name.startswith("_")]
-        methods = [c for c in classes if any(isinstance(b, ast.Name) and b.id == "Embedder" for b in c.bases)]
+        methods = [c for c in classes if _base_name(c)]
         if len(methods) != 1:
-            raise CmrkitError(f"{self.path}: expected exactly one public Embedder, found {len(methods)}")
+            kinds = ", ".join(_BASES)
+            raise CmrkitError(f"{self.path}: expected exactly one public class of {kinds}, found {len(methods)}")
         return methods[0]
+
+    @cached_property
+    def _lineage(self) -> list[ast.ClassDef]:
+        """The class behind those that it inherits from, the most basic first."""
+        lineage = [self._class]
+        while name := _base_name(lineage[0]):
+            lineage.insert(0, _base_class(name))
+        return lineage
+
+    @property
+    def deep(self) -> bool:
+        """Whether the method is a network that the training loop trains."""
+        return any(c.name == "DeepEmbedder" for c in self._lineage)
 
     @property
     def class_name(self) -> str:
@@ -53,8 +68,8 @@ class MethodSource:
     @cached_property
     def fields(self) -> dict[str, tuple[Any, Any]]:
         """Hyper-parameters by name, as (type, default), with ``...`` where the recipe must give a value."""
-        fields = dict(_BASE_FIELDS)
-        for node in self._class.body:
+        fields = {}
+        for node in (node for c in self._lineage for node in c.body):
             if not isinstance(node, ast.AnnAssign) or "ClassVar" in ast.unparse(node.annotation):
                 continue
             annotation = eval(ast.unparse(node.annotation), {"__builtins__": {}}, _TYPES)
@@ -63,7 +78,7 @@ class MethodSource:
 
     def class_attribute(self, name: str, default: Any = None) -> Any:
         """Return a literal class attribute such as ``space`` or ``supervised``."""
-        for node in self._class.body:
+        for node in (node for c in reversed(self._lineage) for node in c.body):
             target = node.target if isinstance(node, ast.AnnAssign) else getattr(node, "targets", [None])[0]
             if isinstance(target, ast.Name) and target.id == name and node.value is not None:
                 return ast.literal_eval(node.value)
@@ -90,6 +105,16 @@ class MethodSource:
                 else:
                     faults.append(f"{where}: {name}: {e['msg']} (got {e['input']!r})")
             raise UsageError("\n".join(faults)) from None
+
+
+def _base_name(node: ast.ClassDef) -> str | None:
+    return next((b.id for b in node.bases if isinstance(b, ast.Name) and b.id in _BASES), None)
+
+
+@cache
+def _base_class(name: str) -> ast.ClassDef:
+    tree = ast.parse(_BASES[name].read_text(encoding="utf-8"))
+    return next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name)
 
 
 def find_method(family: str, name: str) -> MethodSource:

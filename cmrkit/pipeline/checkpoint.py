@@ -15,6 +15,7 @@ from cmrkit.methods.inspect import find_method, load_method
 from cmrkit.pipeline.digest import source_digest
 from cmrkit.pipeline.preprocess import FITTED, apply_preprocess
 from cmrkit.pipeline.store import write_json
+from cmrkit.training.rows import Rows, Spec
 
 FORMAT = 1
 MODALITIES = ("image", "text")
@@ -34,26 +35,46 @@ class Model:
         """The space that codes live in: hamming, cosine, dot or euclidean."""
         return self.method.space
 
-    def encode_image(self, features: np.ndarray) -> np.ndarray:
-        """Map raw image features (n, d) to codes (n, bits) int8 or embeddings (n, dim) float64."""
+    def encode_image(self, features: np.ndarray | Rows) -> np.ndarray:
+        """Map raw image features (n, ...) to codes (n, bits) int8 or embeddings (n, dim) floats."""
         return self.method.encode_image(self._prepared("image", features))
 
-    def encode_text(self, features: np.ndarray) -> np.ndarray:
-        """Map raw text features (n, d) to codes (n, bits) int8 or embeddings (n, dim) float64."""
+    def encode_text(self, features: np.ndarray | Rows) -> np.ndarray:
+        """Map raw text features (n, ...) to codes (n, bits) int8 or embeddings (n, dim) floats."""
         return self.method.encode_text(self._prepared("text", features))
 
-    def encode_pair(self, image: np.ndarray, text: np.ndarray) -> np.ndarray | None:
+    def similarity(self, image: np.ndarray | Rows, text: np.ndarray | Rows) -> np.ndarray:
+        """Compare every image with every text, (n_images, n_texts), where the method compares sets."""
+        return self.method.similarity(self._prepared("image", image), self._prepared("text", text))
+
+    def encode_pair(self, image: np.ndarray | Rows, text: np.ndarray | Rows) -> np.ndarray | None:
         """Map aligned pairs to unified codes (n, bits), or None where the method has no such notion."""
         if not hasattr(self.method, "encode_pair"):
             return None
         return self.method.encode_pair(self._prepared("image", image), self._prepared("text", text))
 
-    def _prepared(self, modality: str, features: np.ndarray) -> np.ndarray:
-        features = np.asarray(features)
+    @property
+    def _deep(self) -> bool:
+        return "spec" in self.about
+
+    def _prepared(self, modality: str, features: np.ndarray | Rows) -> np.ndarray | Rows:
+        rows = features if isinstance(features, Rows) else Rows(np.asarray(features))
+        self._check(modality, rows)
+        names, states = self.preprocess[modality], self.states[modality]
+        if not self._deep:
+            return apply_preprocess(names, states, rows[:])
+        return np.float32(apply_preprocess(names, states, rows[:])) if names else rows
+
+    def _check(self, modality: str, rows: Rows) -> None:
         width = self.about["widths"][modality]
-        if features.ndim != 2 or features.shape[1] != width:
-            raise UsageError(f"{modality} features have shape {features.shape}; this checkpoint takes (n, {width})")
-        return apply_preprocess(self.preprocess[modality], self.states[modality], features)
+        shape = (width,) if isinstance(width, int) else tuple(width)
+        vocabulary = self.about["spec"]["vocabulary"] if self._deep and modality == "text" else None
+        if vocabulary is not None and rows.ndim == 2:
+            if len(rows) and (rows.dtype.kind not in "iu" or not 0 <= rows[:].min() <= rows[:].max() < vocabulary):
+                raise UsageError(f"texts are not token ids from 0 to {vocabulary - 1}, which this checkpoint takes")
+        elif rows.shape[1:] != shape:
+            takes = ", ".join(map(str, ("n", *shape)))
+            raise UsageError(f"{modality} features have shape {rows.shape}; this checkpoint takes ({takes})")
 
 
 def save_checkpoint(directory: Path, model: Model) -> None:
@@ -68,8 +89,8 @@ def save_checkpoint(directory: Path, model: Model) -> None:
     write_json(directory / "checkpoint.json", {"format": FORMAT, "cmrkit": __version__, **model.about})
 
 
-def load_checkpoint(directory: Path) -> Model:
-    """Return the model in ``directory``.
+def load_checkpoint(directory: Path, device: str = "cpu") -> Model:
+    """Return the model in ``directory``, a network on ``device``.
 
     Raises UsageError where it is no checkpoint or one of another format, CmrkitError where it is damaged.
     """
@@ -96,9 +117,22 @@ def load_checkpoint(directory: Path) -> Model:
         names = {m: list(about["preprocess"][m]) for m in MODALITIES}
     except (KeyError, TypeError) as error:
         raise CmrkitError(f"{description}: does not fit this version's method: {error}") from None
-    method.load_state({k.removeprefix("method."): v for k, v in tensors.items() if k.startswith("method.")})
+    learned = {k.removeprefix("method."): v for k, v in tensors.items() if k.startswith("method.")}
+    _restore(method, learned, about, description)
+    if "spec" in about:
+        method.to(device)
     states = {m: [_state(tensors, m, i, n) for i, n in enumerate(names[m])] for m in MODALITIES}
     return Model(method, names, states, about)
+
+
+def _restore(method: Any, learned: dict[str, np.ndarray], about: dict[str, Any], description: Path) -> None:
+    if "spec" not in about:
+        method.load_state(learned)
+        return
+    try:
+        method.load_state(learned, Spec.from_json(about["spec"]))
+    except (RuntimeError, KeyError, TypeError) as error:  # torch says so where weights do not fit the network
+        raise CmrkitError(f"{description}: does not fit this version's method: {error}") from None
 
 
 def _state(tensors: dict[str, np.ndarray], modality: str, i: int, name: str) -> dict[str, np.ndarray]:

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from cmrkit.errors import CmrkitError, UsageError
+from cmrkit.features import source
 from cmrkit.pipeline.digest import PACKAGE, digest_of, source_digest
 from cmrkit.pipeline.resolve import Run
 from cmrkit.recipe.manifest import Manifest
@@ -65,15 +66,17 @@ def feature_step(manifest: Manifest, choice: DataChoice) -> Step:
         source_digest(reader),
         manifest.key,
     )  # fmt: skip
-    extractors = source_digest(PACKAGE / "features" / "classic.py")
     declared = {m: getattr(manifest.features, m)[getattr(choice, m)] for m in ("image", "text")}
+    extractors = [source_digest(source(f.extractor)) for f in declared.values() if f.extractor]
+    code = digest_of([*extractors, source_digest(PACKAGE / "features" / "base.py")])
     params = {
         "image": choice.image,
         "text": choice.text,
         "extractors": {m: f.extractor for m, f in declared.items()},
+        "options": {m: f.options for m, f in declared.items()},
         "widths": {m: f.dim for m, f in declared.items()},
     }
-    return Step("features", params, (prepare, download), extractors, f"{choice.image} + {choice.text}")
+    return Step("features", params, (prepare, download), code, f"{choice.image} + {choice.text}")
 
 
 def plan_run(run: Run) -> Step:
@@ -81,18 +84,40 @@ def plan_run(run: Run) -> Step:
     features = feature_step(run.manifest, run.choice)
     code = source_digest(run.method.path)
     preprocess = source_digest(PACKAGE / "pipeline" / "preprocess.py")
-    train = Step(
-        "train",
-        {"recipe": run.recipe.key, "family": run.recipe.family, "method": run.recipe.model["name"],
-         "params": run.params, "preprocess": run.preprocess.model_dump(mode="json"), "dataset": run.dataset,
-         "data": run.choice.model_dump(mode="json")},
-        (features,),
-        digest_of([code, preprocess]),
-        run.label,
-    )  # fmt: skip
+    params = {
+        "recipe": run.recipe.key, "family": run.recipe.family, "method": run.recipe.model["name"],
+        "params": run.params, "preprocess": run.preprocess.model_dump(mode="json"), "dataset": run.dataset,
+        "data": run.choice.model_dump(mode="json"),
+    }  # fmt: skip
+    if (rule := selection_rule(run)) is not None:
+        params["selection"] = rule
+    trained_by = [code, preprocess]
+    if run.setting.pair_noise and run.eval.database == "learned":
+        raise UsageError(f"{run.label}: codes learned for mismatched pairs cannot serve as the database's;"
+                         " set eval.database to hashed")  # fmt: skip
+    if run.setting.changes:
+        params["setting"] = run.setting.changes
+        trained_by.append(source_digest(PACKAGE / "data" / "settings.py"))
+    train = Step("train", params, (features,), digest_of(trained_by), run.label)
     encode = Step("encode", {}, (train, features), digest_of([code, preprocess]), run.label)
     evaluation = source_digest(PACKAGE / "evaluation" / "protocols.py")
     return Step("evaluate", run.eval.model_dump(mode="json"), (encode,), evaluation, run.label)
+
+
+def selection_rule(run: Run) -> dict[str, Any] | None:
+    """Return by what the best epoch of a deep method is chosen, and on which split; None takes the last epoch.
+
+    That is the metric in train.select, on the split "val" unless the recipe's eval.selection says the query set.
+    """
+    metric, split = run.params.get("select"), run.eval.selection
+    if not run.method.deep:
+        return None
+    if not metric and split != "none":
+        raise UsageError(f"{run.recipe.key}: eval.selection is {split!r}, but train.select names no metric to go by")
+    if not metric:
+        return None
+    choice = run.eval.model_dump(mode="json", include={"protocol", "database", "items", "ties", "similarity"})
+    return {"metric": metric, "split": "query" if split == "query" else "val", "eval": choice}
 
 
 def needed_assets(manifest: Manifest, choice: DataChoice | None = None) -> list[str]:

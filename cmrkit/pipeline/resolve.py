@@ -14,7 +14,7 @@ from cmrkit.errors import CmrkitError, UsageError
 from cmrkit.methods.inspect import MethodSource, find_method
 from cmrkit.recipe.library import load_all, load_manifest, load_recipe, recipe_path
 from cmrkit.recipe.manifest import Manifest
-from cmrkit.recipe.model import DataChoice, EvalChoice, Preprocess, Recipe
+from cmrkit.recipe.model import DataChoice, EvalChoice, Preprocess, Recipe, Setting
 from cmrkit.recipe.source import did_you_mean, line_of, validate
 
 
@@ -30,12 +30,14 @@ class Run:
     eval: EvalChoice
     method: MethodSource
     manifest: Manifest
+    setting: Setting
 
     @property
     def label(self) -> str:
         """What tells this run from its siblings, for progress and messages."""
         names = [n for n in ("variant", "bits", "dim", "seed") if n in self.params]
-        return " ".join([self.recipe.key, self.dataset, *(f"{n}={self.params[n]}" for n in names)])
+        chosen = {n: self.params[n] for n in names} | {n: v for n, v in self.setting.changes.items() if n != "seed"}
+        return " ".join([self.recipe.key, self.dataset, *(f"{n}={v}" for n, v in chosen.items())])
 
 
 def runnable_recipe(key: str) -> Recipe:
@@ -98,7 +100,7 @@ def resolve(
 
 
 def _settings(recipe: Recipe, dataset: str) -> tuple[dict[str, Any], dict[str, list[Any]]]:
-    base = recipe.model_dump(mode="json", include={"model", "train", "preprocess", "eval"})
+    base = recipe.model_dump(mode="json", include={"model", "train", "setting", "preprocess", "eval"})
     sweep = dict(recipe.sweep)
     if dataset in recipe.on:
         override = recipe.on[dataset].model_dump(mode="json", exclude_unset=True)
@@ -120,10 +122,11 @@ def _assign(settings: dict[str, Any], name: str, value: Any, method: MethodSourc
             raise UsageError(f"unknown parameter {name!r}{did_you_mean(key, method.fields)}")
         owner = next((s for s in ("model", "train") if key in settings[s]), section)
         settings[owner][key] = value
-    elif section in ("eval", "preprocess") and key:
+    elif section in ("eval", "preprocess", "setting") and key:
         settings[section] = {**settings[section], key: value}
     else:
-        raise UsageError(f"unknown setting {name!r}: settings are model.X, train.X, eval.X, preprocess.X and seed")
+        raise UsageError(f"unknown setting {name!r}: settings are model.X, train.X, eval.X, preprocess.X,"
+                         " setting.X and seed")  # fmt: skip
 
 
 def _run(recipe: Recipe, dataset: str, settings: dict[str, Any], method: MethodSource, path: Path, asked: bool) -> Run:
@@ -138,6 +141,7 @@ def _run(recipe: Recipe, dataset: str, settings: dict[str, Any], method: MethodS
         eval=validate(EvalChoice, settings["eval"], path),
         method=method,
         manifest=load_manifest(dataset),
+        setting=validate(Setting, settings["setting"], path),
     )
 
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import importlib
+import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cmrkit.errors import CmrkitError, UsageError
+from cmrkit.errors import CmrkitError
+from cmrkit.pipeline.encoding import encode_arrays
+from cmrkit.pipeline.featureset import FeatureSet
 from cmrkit.pipeline.plan import Step
 from cmrkit.pipeline.store import Artifact, Store, write_json
 from cmrkit.recipe.library import load_manifest
-
-ROLES = ("train", "val", "query", "database")
+from cmrkit.training.options import Options, process_rank
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Context:
     mirror: tuple[Path, ...] = ()
     offline: bool = False
     progress: bool = False
+    training: Options = field(default_factory=Options.from_environment)
 
 
 def download(step: Step, inputs: list[Artifact], out: Path, context: Context) -> None:
@@ -62,135 +65,81 @@ def prepare(step: Step, inputs: list[Artifact], out: Path, context: Context) -> 
 
 
 def features(step: Step, inputs: list[Artifact], out: Path, context: Context) -> None:
-    """Leave one matrix per modality, labels, pairs and splits, whatever the dataset looked like."""
+    """Leave one array of rows per modality, labels, pairs and splits, whatever the dataset looked like."""
     from cmrkit.data.paired import PairedData
-    from cmrkit.features.classic import extract
+    from cmrkit.features import extract
+    from cmrkit.features.base import Extracted, Job, require_finite
 
-    data = PairedData.load(inputs[0].path, _files(inputs[1]))
+    assets = _files(inputs[1])
+    data = PairedData.load(inputs[0].path, assets)
+    work = context.store.root / "partial" / step.key
+    meta: dict[str, Any] = {}
+    skipped: set[int] = set()
     for modality in ("image", "text"):
         name, extractor = step.params[modality], step.params["extractors"][modality]
-        matrix = extract(extractor, data).matrix if extractor else data.matrix(modality, name)
-        matrix = np.asarray(matrix, dtype=np.float64)
-        width = step.params["widths"][modality]
-        if width is not None and matrix.shape[1] != width:
-            raise CmrkitError(f"{data.name}: {modality} feature {name!r} came out {matrix.shape[1]} wide, not {width}")
-        bad = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
-        if len(bad):
-            raise UsageError(f"{data.name}: {modality} feature {name!r} has NaN or infinity in row {bad[0]}"
-                             f" ({len(bad)} such rows)")  # fmt: skip
-        np.save(out / f"{modality}.npy", matrix)
+        if extractor:
+            options = step.params["options"][modality]
+            job = Job(options, assets, work / modality, context.training.device, context.progress)
+            found = extract(extractor, data, job)
+        else:
+            found = Extracted(modality, data.matrix(modality, name))
+        _check_feature(found.matrix, f"{data.name}: {modality} feature {name!r}", step.params["widths"][modality])
+        require_finite(found.matrix, f"{data.name}: {modality} feature {name!r}")
+        meta[modality] = {"feature": name, "extractor": extractor, **found.save(out)}
+        skipped |= set(found.skipped)
+    write_json(out / "meta.json", {**meta, "skipped": sorted(skipped)})
     np.save(out / "pairs.npy", data.pairs)
     if data.labels is not None:
         np.save(out / "labels.npy", data.labels)
     for role, rows in data.splits.items():
-        np.save(out / f"split-{role}.npy", rows)
+        np.save(out / f"split-{role}.npy", rows[~np.isin(rows, list(skipped))])
+    shutil.rmtree(work, ignore_errors=True)
 
 
-@dataclass(frozen=True)
-class FeatureSet:
-    """The matrices that the ``features`` step left."""
-
-    image: np.ndarray
-    text: np.ndarray
-    labels: np.ndarray | None
-    pairs: np.ndarray
-    splits: dict[str, np.ndarray]
-
-    @classmethod
-    def load(cls, path: Path) -> FeatureSet:
-        """Return the feature set in ``path``, memory-mapped."""
-        arrays = {p.stem: np.load(p, mmap_mode="r", allow_pickle=False) for p in path.glob("*.npy")}
-        splits = {r: np.asarray(arrays[f"split-{r}"]) for r in ROLES if f"split-{r}" in arrays}
-        return cls(arrays["image"], arrays["text"], arrays.get("labels"), np.asarray(arrays["pairs"]), splits)
-
-    def rows(self, role: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return aligned (image rows, text rows) of a split: one entry per text, its image beside it."""
-        if role not in self.splits:
-            raise UsageError(f"this split has no {role!r} part; it has {', '.join(self.splits)}")
-        rank = np.full(len(self.image), -1)
-        rank[self.splits[role]] = np.arange(len(self.splits[role]))
-        texts = np.flatnonzero(rank[self.pairs] >= 0)
-        texts = texts[np.argsort(rank[self.pairs[texts]], kind="stable")]
-        return self.pairs[texts], texts
+def _check_feature(matrix: np.ndarray, what: str, width: int | None) -> None:
+    if width is not None and matrix.shape[-1] != width:
+        raise CmrkitError(f"{what} came out {matrix.shape[-1]} wide, not {width}")
 
 
 def train(step: Step, inputs: list[Artifact], out: Path, context: Context) -> None:
-    """Fit the method on the training pairs; writes a checkpoint."""
-    from cmrkit.methods.base import Pairs
-    from cmrkit.methods.inspect import find_method, load_method
-    from cmrkit.pipeline.checkpoint import Model, _as_arguments, save_checkpoint
-    from cmrkit.pipeline.digest import source_digest
-    from cmrkit.pipeline.preprocess import apply_preprocess, fit_preprocess
+    """Fit the method on the training pairs; writes a checkpoint.
 
-    params = step.params
-    data = FeatureSet.load(inputs[0].path)
-    images, texts = data.rows("train")
-    raw = {"image": np.asarray(data.image[images]), "text": np.asarray(data.text[texts])}
-    names = params["preprocess"]
-    states = {m: fit_preprocess(names[m], raw[m]) for m in raw}
-    pairs = Pairs(
-        *(apply_preprocess(names[m], states[m], raw[m]) for m in ("image", "text")),
-        None if data.labels is None else np.asarray(data.labels[images]),
-    )
-    source = find_method(params["family"], params["method"])
-    with np.errstate(all="ignore"):
-        method = load_method(source)(**_as_arguments(params["params"])).fit(pairs)
-    _require_finite(method, step.label)
-    about = {k: params[k] for k in ("recipe", "family", "method", "params", "preprocess", "dataset", "data")}
-    about |= {
-        "code": source_digest(source.path),
-        "widths": {m: raw[m].shape[1] for m in raw},
-        "space": method.space,
-    }
-    save_checkpoint(out, Model(method, names, states, about))
+    A deep method keeps a working checkpoint in the store, from which a killed training continues. Of several
+    processes that train together only the first one writes.
+    """
+    from cmrkit.pipeline.checkpoint import save_checkpoint
+    from cmrkit.pipeline.training import trained_model
 
-
-def _require_finite(method: Any, label: str) -> None:
-    for name, value in method.state().items():
-        if value.dtype.kind == "f" and not np.isfinite(value).all():
-            raise CmrkitError(f"training of {label} diverged: {name} holds NaN or infinity")
+    work = context.store.root / "partial" / step.key
+    options = replace(context.training, directory=work, progress=context.progress, label=step.label)
+    model = trained_model(step.params, FeatureSet.load(inputs[0].path), step.label, options)
+    if process_rank() > 0:
+        return
+    save_checkpoint(out, model)
+    if work.is_dir():
+        shutil.copyfile(work / "history.jsonl", out / "history.jsonl")
+        shutil.rmtree(work)
 
 
 def encode(step: Step, inputs: list[Artifact], out: Path, context: Context) -> None:
     """Encode the query and database items with a trained method; writes one .npy per array."""
     from cmrkit.pipeline.checkpoint import load_checkpoint
 
-    model = load_checkpoint(inputs[0].path)
+    model = load_checkpoint(inputs[0].path, context.training.device)
     for name, array in encode_arrays(model, FeatureSet.load(inputs[1].path)).items():
         np.save(out / f"{name}.npy", array)
     write_json(out / "space.json", model.space)
 
 
-def encode_arrays(model: Any, data: FeatureSet, learned: bool = True) -> dict[str, np.ndarray]:
-    """Return query and database codes, labels and pairs, rows aligned as pairs (one row per text).
-
-    Where the database is the training set and the method learned codes for it, those are included.
-    """
-    arrays: dict[str, np.ndarray] = {}
-    for role in ("query", "database"):
-        images, texts = data.rows(role)
-        distinct, inverse = np.unique(images, return_inverse=True)
-        x, y = np.asarray(data.image[distinct])[inverse], np.asarray(data.text[texts])
-        arrays[f"{role}_image"] = model.encode_image(np.asarray(data.image[distinct]))[inverse]
-        arrays[f"{role}_text"] = model.encode_text(y)
-        arrays[f"{role}_items"] = images
-        if data.labels is not None:
-            arrays[f"{role}_labels"] = np.asarray(data.labels[images])
-        if role == "database" and (unified := model.encode_pair(x, y)) is not None:
-            arrays["unified"] = unified
-    trained = data.rows("train")[0]
-    if learned and hasattr(model.method, "image_codes_") and np.array_equal(trained, arrays["database_items"]):
-        arrays["learned_image"] = model.method.image_codes_
-        arrays["learned_text"] = model.method.text_codes_
-    return arrays
-
-
 def evaluate(step: Step, inputs: list[Artifact], out: Path, context: Context) -> None:
-    """Score the codes under the recipe's protocol and under every other variant."""
+    """Score the codes under the recipe's protocol and under every other variant; keeps what each query came to."""
     from cmrkit.pipeline.scoring import score
 
     codes = {p.stem: np.load(p, mmap_mode="r", allow_pickle=False) for p in inputs[0].path.glob("*.npy")}
-    write_json(out / "metrics.json", score(codes, inputs[0].json("space.json"), step.params))
+    scores = score(codes, inputs[0].json("space.json"), step.params)
+    queries = {f"{metric}/{d}": v for metric, each in scores.pop("per_query").items() for d, v in each.items()}
+    np.savez(out / "per_query.npz", **queries)
+    write_json(out / "metrics.json", scores)
 
 
 FUNCTIONS: dict[str, Callable[[Step, list[Artifact], Path, Context], None]] = {
