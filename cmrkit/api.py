@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import sys
@@ -84,9 +85,36 @@ def reproduce(
         "dataset": first.dataset,
         "protocol": describe_protocol(first),
         "runs": documents,
+        "summary": summarise(documents),
         "claims": rows,
         "steps": list(runner.log.values()),
     }
+
+
+def summarise(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the mean, std and 95 % confidence interval over seeds of every number, by setting, metric and direction.
+
+    ``documents`` are those of runs: ``params`` (with the seed) and ``metrics``. Curves are left out.
+    """
+    from dataclasses import asdict
+
+    from cmrkit.evaluation.statistics import summary
+
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for document in documents:
+        setting = {k: v for k, v in document["params"].items() if k != "seed"}
+        groups.setdefault(json.dumps(setting, sort_keys=True), []).append(document)
+    rows = []
+    for setting, members in groups.items():
+        for metric, value in members[0]["metrics"].items():
+            for direction in value if isinstance(value, dict) else (None,):
+                numbers = [
+                    m["metrics"][metric] if direction is None else m["metrics"][metric][direction] for m in members
+                ]
+                if metric != "queries" and all(isinstance(n, (int, float)) for n in numbers):
+                    rows.append({"setting": json.loads(setting), "metric": metric, "direction": direction,
+                                 **asdict(summary(numbers))})  # fmt: skip
+    return rows
 
 
 def _preprocessing(run: Run) -> str:
@@ -167,64 +195,4 @@ def load(checkpoint: str | Path):
     return load_checkpoint(Path(checkpoint))
 
 
-def evaluate_checkpoint(
-    checkpoint: str | Path,
-    dataset: str | None = None,
-    *,
-    protocol: str | None = None,
-    all_protocols: bool = False,
-    offline: bool = False,
-    cache: str | Path | None = None,
-) -> dict[str, Any]:
-    """Evaluate a checkpoint on the dataset it was trained on or on another with the same feature widths."""
-    from cmrkit.pipeline.plan import feature_step
-    from cmrkit.pipeline.runner import Runner
-    from cmrkit.pipeline.scoring import score
-    from cmrkit.pipeline.steps import FeatureSet, encode_arrays
-    from cmrkit.recipe.library import load_manifest, load_recipe
-    from cmrkit.recipe.model import DataChoice
-
-    model = load(checkpoint)
-    recipe = load_recipe(model.about["recipe"])
-    own = dataset in (None, model.about["dataset"])
-    dataset = model.about["dataset"] if own else dataset
-    manifest = load_manifest(dataset)
-    if not own and dataset not in recipe.data:
-        raise UsageError(f"{recipe.key} has no features declared for {dataset!r}; it knows {', '.join(recipe.data)}")
-    choice = DataChoice(**model.about["data"]) if own else recipe.data[dataset]
-    features = Runner(open_context(offline, cache)).obtain(feature_step(manifest, choice))
-    arrays = encode_arrays(model, FeatureSet.load(features.path), learned=own)
-    override = recipe.on[dataset].eval if dataset in recipe.on else None
-    chosen = (override or recipe.eval).model_dump(mode="json")
-    if protocol:
-        chosen["protocol"] = protocol
-    if chosen["database"] == "learned" and "learned_image" not in arrays:
-        chosen["database"] = "hashed"
-    scores = score(arrays, model.space, chosen)
-    return {
-        "source": str(checkpoint),
-        "dataset": dataset,
-        "protocol": {k: v for k, v in chosen.items() if v is not None},
-        "metrics": scores["variants"] if all_protocols else scores["metrics"],
-        "same_code": model.about["same_code"],
-    }
-
-
-def evaluate_codes(path: str | Path, *, protocol: str | None = None, all_protocols: bool = False) -> dict[str, Any]:
-    """Evaluate codes or embeddings that somebody else made, from an .npz file of the documented layout."""
-    from cmrkit.evaluation import evaluate, evaluate_variants, read_codes
-
-    arrays = dict(read_codes(Path(path)))
-    space = arrays.pop("space")
-    if protocol is None:
-        protocol = "recall" if "pairs" in arrays else "hamming-map" if space == "hamming" else "real-map"
-    if all_protocols:
-        metrics = evaluate_variants(**arrays, space=space)
-    else:
-        database = next((d for d, k in (("hashed", "database_"), ("learned", "learned_"), ("unified", "unified"))
-                         if any(n.startswith(k) and not n.endswith("labels") for n in arrays)), "hashed")  # fmt: skip
-        metrics = evaluate(**arrays, space=space, protocol=protocol, database=database)
-    return {"source": str(path), "dataset": None, "protocol": protocol, "metrics": metrics}
-
-
-__all__ = ["evaluate_checkpoint", "evaluate_codes", "load", "open_context", "open_store", "reproduce"]
+__all__ = ["load", "open_context", "open_store", "reproduce"]

@@ -6,6 +6,7 @@ import json
 
 import click
 
+from cmrkit.cli.evaluation_terms import is_evaluation_term, show_evaluation_term
 from cmrkit.cli.list import entry
 from cmrkit.cli.shared import json_option, print_json
 from cmrkit.recipe.library import load_recipe
@@ -46,7 +47,12 @@ def bibtex(recipe: Recipe) -> str:
 @click.argument("key")
 @json_option
 def command(key: str, as_json: bool) -> None:
-    """Show paper, links, BibTeX, steps, datasets, parameters with their provenance, claims and results."""
+    """Show a paper: links, BibTeX, steps, datasets, parameters with their provenance, claims and results.
+
+    KEY may also be the name of a protocol or of a metric, 'protocols' or 'metrics'.
+    """
+    if is_evaluation_term(key):
+        return show_evaluation_term(key, as_json)
     recipe = load_recipe(key)
     records = _records(key)
     if as_json:

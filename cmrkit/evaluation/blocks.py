@@ -23,11 +23,16 @@ class Block:
 
     ``levels`` is the number of possible distances where these are the integers 0..levels-1, else None.
     ``total`` int64 (q,) is the number of each query's relevant items, also those that the database lacks.
+    ``distances`` (q, n), smaller for nearer, is for what has to sort or to write them: counting does not read it.
+    ``rows`` says which of the ``relevance``'s queries these are.
     """
 
     items: int
     levels: int | None = None
     total: np.ndarray
+    distances: np.ndarray
+    relevance: Relevance
+    rows: slice
 
     @property
     def groups(self) -> TieGroups:
@@ -37,11 +42,6 @@ class Block:
     @property
     def stable(self) -> TieGroups:
         """The groups of one that arise where tied items keep the database's order."""
-        raise NotImplementedError
-
-    @property
-    def graded(self) -> tuple[np.ndarray, np.ndarray]:
-        """Distances (q, n) and the number of labels shared (q, n), for metrics of graded relevance."""
         raise NotImplementedError
 
 
@@ -107,11 +107,6 @@ class MatrixBlock(Block):
         else:
             ranks = start + ahead
         return single_groups(self._query, ranks, self.total, self.items)
-
-    @cached_property
-    def graded(self) -> tuple[np.ndarray, np.ndarray]:
-        """Distances and shared labels, (q, n) each."""
-        return self.distances, self.relevance.grades(self.rows)
 
 
 class ColumnBlock(MatrixBlock):

@@ -12,7 +12,7 @@ from cmrkit.errors import UsageError
 from cmrkit.evaluation.blocks import MEMORY, Block, both_ways, matrix_blocks
 from cmrkit.evaluation.hamming import Codes, hamming_blocks
 from cmrkit.evaluation.inputs import Direction, Inputs, check_inputs
-from cmrkit.evaluation.metrics import RSUM, Measured, bytes_per_pair, expand, measure, parse
+from cmrkit.evaluation.metrics import RSUM, Measured, bytes_per_pair, divides_by_relevant, expand, measure, parse
 from cmrkit.evaluation.positives import PLAUSIBLE_RADII
 from cmrkit.evaluation.protocols import Protocol, find_protocol
 from cmrkit.evaluation.relevance import PairRelevance, check_labels, check_pairs, relevance_by_label
@@ -77,7 +77,8 @@ def evaluate(
 
     Returns ``{"map@all": {"i2t": x, "t2i": y}, ..}`` under the names in ``metrics``; ``pr_curve`` holds a
     dict of lists per direction, ``rsum`` is one number and is left out where one direction is missing.
-    ``queries`` is the number of queries, by direction where that differs. With ``per_query`` there is also
+    ``queries`` is the number of queries, by direction where that differs, and ``queries_without_relevant`` how many
+    have no relevant item, where some have none. With ``per_query`` there is also
     ``per_query``: ``{metric: {direction: float64 (queries,)}}``, for significance tests.
 
     Raises UsageError for anything in the arrays or options that cannot be evaluated, naming array and row.
@@ -92,7 +93,8 @@ def evaluate(
     budget = _budget(memory, device)
     results = []
     for case in _cases(inputs, chosen):
-        blocks = _blocks(case, chosen.similarity, chosen.normalisation, budget, chosen.metrics, (chosen.ties,))
+        per_pair = bytes_per_pair([parse(name) for name in chosen.metrics], (chosen.ties,))
+        blocks = direction_blocks(case, chosen, budget, per_pair)
         results.append(_document(_measure(blocks, chosen.metrics, (chosen.ties,)), chosen, per_query))
     return results[0] if len(results) == 1 else _mean(results)
 
@@ -118,9 +120,11 @@ def evaluate_variants(
     ties = ("expected", "stable", "worst", "best") if space == "hamming" else ("expected", "stable")
     similarities = (None,) if space == "hamming" else VARIANT_SIMILARITIES
     budget, variants = _budget(memory, device), {}
+    per_pair = bytes_per_pair([parse(name) for name in names], ties)
+    base = find_protocol("hamming-map" if space == "hamming" else "real-map")
     for where, directions in _selections(inputs).items():
         for similarity in similarities:
-            blocks = _blocks(directions, similarity, None, budget, names, ties)
+            blocks = direction_blocks(directions, base.changed(similarity=similarity), budget, per_pair)
             suffix = f",similarity={similarity}" if similarity else ""
             for reading, values in _readings(_measure(blocks, names, ties), names, ties).items():
                 variants[f"{where},{reading}{suffix}"] = values
@@ -129,8 +133,9 @@ def evaluate_variants(
 
 def _readings(measured: dict[str, Measured], names: Sequence[str], ties: Sequence[str]) -> dict[str, dict]:
     found = {f"ties={rule}": _by_metric(measured, names, rule) for rule in ties}
-    if any(parse(name).kind in ("map", "recall") for name in names):
-        found["ties=expected,averaging=micro"] = _by_metric(measured, names, "expected", averaging="micro")
+    pooled = [name for name in names if divides_by_relevant(parse(name))]
+    if pooled:
+        found["ties=expected,averaging=micro"] = _by_metric(measured, pooled, "expected", averaging="micro")
     if not all(m.answerable.all() for m in measured.values()):
         found["ties=expected,without_relevant=skip"] = _by_metric(measured, names, "expected", "skip")
     return found
@@ -246,19 +251,20 @@ def _folds(inputs: Inputs, folds: int, labelled: bool) -> Iterator[Inputs]:
         yield inputs.fold(start, start + size, labelled)
 
 
-def _blocks(
-    directions: dict[str, Direction], similarity: str | None, normalisation: str | None, budget: Budget,
-    names: Sequence[str], ties: Sequence[str],
-) -> dict[str, Iterator[Block]]:  # fmt: skip
-    """Return the blocks of each direction, by Hamming distance or by a real-valued similarity."""
-    per_pair = bytes_per_pair([parse(name) for name in names], ties)
-    if normalisation is not None:
-        return {d: _normalised(each, d, similarity, normalisation, budget) for d, each in directions.items()}
-    if _shares_matrix(directions, similarity, budget):
+def direction_blocks(
+    directions: dict[str, Direction], chosen: Protocol, budget: Budget, bytes_per_pair: int = 0
+) -> dict[str, Iterator[Block]]:
+    """Return the blocks of each direction under a protocol's similarity.
+
+    ``bytes_per_pair`` is what the caller will hold for every pair of a query and an item in Hamming space.
+    """
+    if chosen.normalisation is not None:
+        return {d: _normalised(each, d, chosen, budget) for d, each in directions.items()}
+    if _shares_matrix(directions, chosen.similarity, budget):
         forward, backward = directions["i2t"], directions["t2i"]
-        matrix = distance_rows(forward.query, forward.database, similarity, budget.device)(slice(None))
+        matrix = distance_rows(forward.query, forward.database, chosen.similarity, budget.device)(slice(None))
         return both_ways(matrix, {"i2t": forward.relevance, "t2i": backward.relevance}, budget.memory)
-    return {d: _blocks_of(each, similarity, budget, per_pair) for d, each in directions.items()}
+    return {d: _blocks_of(each, chosen.similarity, budget, bytes_per_pair) for d, each in directions.items()}
 
 
 def _blocks_of(each: Direction, similarity: str | None, budget: Budget, per_pair: int) -> Iterator[Block]:
@@ -277,15 +283,18 @@ def _shares_matrix(directions: dict[str, Direction], similarity: str | None, bud
     return same and size <= 2 * budget.memory
 
 
-def _normalised(each: Direction, name: str, similarity: str, kind: str, budget: Budget) -> Iterator[Block]:
+def _normalised(each: Direction, name: str, chosen: Protocol, budget: Budget) -> Iterator[Block]:
     from cmrkit.evaluation.normalisation import normalise
 
+    kind = chosen.normalisation
     if each.bank is None:
         side = "image" if name == "i2t" else "text"
         raise UsageError(f"bank_{side} is missing: normalisation {kind} needs other {side} queries, as of training")
-    matrices = [-distance_rows(query, each.database, similarity, budget.device)(slice(None))
-                for query in (each.query, each.bank)]  # fmt: skip
-    return matrix_blocks(normalise(matrices[0], kind, bank=matrices[1]), each.relevance, budget.memory)
+    own, bank = (
+        -distance_rows(query, each.database, chosen.similarity, budget.device)(slice(None))
+        for query in (each.query, each.bank)
+    )
+    return matrix_blocks(normalise(own, kind, bank=bank), each.relevance, budget.memory)
 
 
 def _selections(inputs: Inputs) -> dict[str, dict[str, Direction]]:
@@ -326,7 +335,12 @@ def _by_metric(
 
 def _document(measured: dict[str, Measured], chosen: Protocol, per_query: bool) -> dict[str, Any]:
     values = _by_metric(measured, chosen.metrics, chosen.ties, chosen.without_relevant, chosen.averaging)
-    document = {**values, "queries": _one({d: len(m.answerable) for d, m in measured.items()})}
+    skipped = chosen.without_relevant == "skip"
+    counts = {d: int(m.answerable.sum()) if skipped else len(m.answerable) for d, m in measured.items()}
+    document = {**values, "queries": _one(counts)}
+    unanswerable = {d: int((~m.answerable).sum()) for d, m in measured.items()}
+    if any(unanswerable.values()):
+        document["queries_without_relevant"] = _one(unanswerable)
     if per_query:
         names = [m.name for m in expand([parse(name) for name in chosen.metrics]) if m.kind != "pr_curve"]
         document["per_query"] = {n: {d: m.queries[chosen.ties, n] for d, m in measured.items()} for n in names}
@@ -342,7 +356,10 @@ def _mean(results: list[dict[str, Any]]) -> dict[str, Any]:
     first = results[0]
     if "per_query" in first:
         raise UsageError("per-query values are those of one ranking: folds and label radii are averaged over several")
-    return {name: value if name == "queries" else _mean_of([r[name] for r in results]) for name, value in first.items()}
+    return {
+        name: value if name.startswith("queries") else _mean_of([r[name] for r in results])
+        for name, value in first.items()
+    }
 
 
 def _mean_of(values: list) -> Any:

@@ -61,7 +61,7 @@ def _by_counting(counts: np.ndarray, ties: str, total: np.ndarray, items: int) -
 
 
 def _by_sorting(block: Block, ties: str) -> GradedGroups:
-    distances, grades = block.graded
+    distances, grades = block.distances, block.relevance.grades(block.rows)
     queries, items = distances.shape
     row = np.arange(queries)[:, None]
     keys = {"worst": (grades,), "best": (-grades,)}.get(ties, ())

@@ -146,9 +146,9 @@ class HammingBlock(Block):
         return single_groups(np.repeat(np.arange(len(found)), found), ranks, self.total, self.items)
 
     @cached_property
-    def graded(self) -> tuple[np.ndarray, np.ndarray]:
-        """Distances and shared labels, (q, n) each."""
-        return hamming_distances(self.query, self.database), self.relevance.grades(self.rows)
+    def distances(self) -> np.ndarray:
+        """The distance of every pair, int64 (q, n): for what has to write them out or to sort them."""
+        return hamming_distances(self.query, self.database)
 
 
 def hamming_blocks(

@@ -11,14 +11,39 @@ read are empty.
 
 from __future__ import annotations
 
+import functools
+import os
+import threading
+from collections.abc import Callable
+
+import numba
 import numpy as np
 from numba import njit, prange
 from numba.extending import intrinsic
+
+# Of Numba's thread pools the OpenMP one would change how many threads torch trains with in the same process. This one
+# does not, but must not be entered twice at once: hence the lock.
+numba.config.THREADING_LAYER = "workqueue"
+THREADS = min(int(os.environ.get("OMP_NUM_THREADS") or numba.config.NUMBA_NUM_THREADS), numba.config.NUMBA_NUM_THREADS)
+_one_at_a_time = threading.Lock()
 
 SHARED, EQUAL, DENSE = 0, 1, 2
 CHUNK = 2048  # items whose codes, labels and cells fit the first-level cache together
 STRIP = 2048  # columns of a matrix whose values and counts fit the first-level cache together
 JOINT_CELLS = 1 << 16  # the joint histogram is indexed by 16 bits
+
+
+def _shared_out(loop: Callable) -> Callable:
+    """Compile a loop whose queries are shared out over the processor's cores."""
+    compiled = njit(loop, cache=True, nogil=True, parallel=True)
+
+    @functools.wraps(loop)
+    def call(*arrays) -> None:
+        with _one_at_a_time:
+            numba.set_num_threads(THREADS)
+            compiled(*arrays)
+
+    return call
 
 
 @intrinsic
@@ -111,7 +136,7 @@ def _count_singly(counts, i, query, database, mode, query_relevance, item_releva
             counts[cell] += tables[table, cell]
 
 
-@njit(cache=True, nogil=True, parallel=True)
+@_shared_out
 def count_cells(histogram, query, database, mode, query_relevance, item_relevance, dense, begin, end, joint):
     """Add to ``histogram`` int64 (queries, levels, 2) the irrelevant and relevant items from ``begin`` to ``end``.
 
@@ -131,7 +156,7 @@ def count_cells(histogram, query, database, mode, query_relevance, item_relevanc
             histogram[i, level, 1] += counts[2 * level + 1]
 
 
-@njit(cache=True, nogil=True, parallel=True)
+@_shared_out
 def stable_ranks(ranks, first, start, before, query, database, mode, query_relevance, item_relevance, dense):
     """Write the rank from 0 of every relevant item where items at one distance keep the database's order.
 
@@ -154,7 +179,7 @@ def stable_ranks(ranks, first, start, before, query, database, mode, query_relev
                 met[level] += 1
 
 
-@njit(cache=True, nogil=True, parallel=True)
+@_shared_out
 def count_grades(histogram, query, database, query_labels, item_labels):
     """Count items by distance and grade into ``histogram`` int64 (queries, levels, grades).
 
@@ -170,7 +195,7 @@ def count_grades(histogram, query, database, query_labels, item_labels):
             histogram[i, distance, grade] += 1
 
 
-@njit(cache=True, nogil=True, parallel=True)
+@_shared_out
 def count_ranks(distances, first, items, start, end, tied_before):
     """Count where each relevant item stands: one pass over its query's distances, nothing is sorted.
 
@@ -193,7 +218,7 @@ def count_ranks(distances, first, items, start, end, tied_before):
             start[k], end[k], tied_before[k] = nearer, level, ahead
 
 
-@njit(cache=True, nogil=True, parallel=True)
+@_shared_out
 def count_ranks_by_column(matrix, column, first, items, start, end, tied_before):
     """Do as ``count_ranks`` where the distances of query i are the column ``column + i`` of ``matrix`` (n, columns).
 

@@ -296,6 +296,13 @@ def expand(metrics: Sequence[Metric]) -> list[Metric]:
     return [parse(name) for name in dict.fromkeys((*names, *parts))]
 
 
+def divides_by_relevant(metric: Metric) -> bool:
+    """Tell whether a query's value is divided by its number of relevant items, so that micro-averaging weighs by it."""
+    if metric.kind == "map":
+        return metric.variant == "total" or (metric.k in (None, "r") and metric.variant is None)
+    return metric.kind in ("r-precision", "recall") and metric.variant is None
+
+
 def bytes_per_pair(metrics: Sequence[Metric], ties: Sequence[str]) -> int:
     """Return what these metrics hold in memory for every pair of a query and an item, at most, in Hamming space."""
     if "stable" not in ties:
