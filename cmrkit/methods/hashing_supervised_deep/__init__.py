@@ -1,0 +1,1 @@
+"""Supervised hashing with networks."""

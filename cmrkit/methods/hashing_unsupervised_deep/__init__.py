@@ -1,0 +1,1 @@
+"""Methods of the family named by this folder; one file per paper."""

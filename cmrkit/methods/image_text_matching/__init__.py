@@ -1,0 +1,1 @@
+"""Image-text matching: sets of regions and words, or sentence vectors, ranked by the pair."""
