@@ -68,7 +68,11 @@ def reproduce(
         documents.append(_run_document(run, step, runner.obtain(step), runner))
     first = runs[0]
     results = [
-        Result({**d["params"], "preprocess": _preprocessing(run)}, d["metrics"], d.pop("variants"))
+        Result(
+            {**d["params"], **run.setting.model_dump(exclude={"seed"}), "preprocess": _preprocessing(run)},
+            d["metrics"],
+            d.pop("variants"),
+        )
         for run, d in zip(runs, documents, strict=True)
     ]
     claims = [c for c in first.recipe.claims if c.dataset == first.dataset]
@@ -102,7 +106,7 @@ def summarise(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
     groups: dict[str, list[dict[str, Any]]] = {}
     for document in documents:
-        setting = {k: v for k, v in document["params"].items() if k != "seed"}
+        setting = {k: v for k, v in {**document["params"], **document["setting"]}.items() if k != "seed"}
         groups.setdefault(json.dumps(setting, sort_keys=True), []).append(document)
     rows = []
     for setting, members in groups.items():
@@ -131,6 +135,7 @@ def describe_protocol(run: Run) -> str:
         parts += [f"{choice.database} codes", f"ties {choice.ties}"]
     if choice.items == "query":
         parts.append("ranked against the query set itself")
+    parts += [f"{name} {value}" for name, value in run.setting.changes.items() if name != "seed"]
     return ", ".join(parts)
 
 
@@ -144,6 +149,7 @@ def _run_document(run: Run, step: Step, artifact: Artifact, runner: Any) -> dict
     return {
         "params": run.params,
         "seed": run.params["seed"],
+        "setting": run.setting.changes,
         "metrics": scores["metrics"],
         "variants": scores["variants"],
         "record": str(record),
@@ -162,6 +168,7 @@ def _record(run: Run, steps: dict[str, str], scores: dict[str, Any], runner: Any
         "preprocess": run.preprocess.model_dump(mode="json"),
         "params": run.params,
         "seed": run.params["seed"],
+        "setting": run.setting.changes,
         "eval": run.eval.model_dump(mode="json"),
         "steps": steps,
         "seconds": {n: a.manifest["seconds"] for n, a in found.items() if a},

@@ -59,7 +59,8 @@ def _metrics(runs: list[dict[str, Any]]) -> Table:
 
 
 def _setting(run: dict[str, Any]) -> tuple:
-    return tuple((k, run["params"][k]) for k in ("variant", "bits", "dim") if k in run["params"])
+    chosen = [(k, run["params"][k]) for k in ("variant", "bits", "dim") if k in run["params"]]
+    return (*chosen, *((k, v) for k, v in run.get("setting", {}).items() if k != "seed"))
 
 
 def _is_plain(value: Any) -> bool:
