@@ -78,7 +78,7 @@ def reproduce(
     claims = [c for c in first.recipe.claims if c.dataset == first.dataset]
     space = first.method.class_attribute("space")
     choice = first.eval
-    if choice.similarity is None and space != "hamming":
+    if choice.similarity is None and space not in ("hamming", "similarity"):
         choice = choice.model_copy(update={"similarity": space})
     rows = judge(claims, results, choice)
     for row in rows:
@@ -135,6 +135,9 @@ def describe_protocol(run: Run) -> str:
         parts += [f"{choice.database} codes", f"ties {choice.ties}"]
     if choice.items == "query":
         parts.append("ranked against the query set itself")
+    if choice.selection != "none" and run.params.get("select"):
+        part = {"val": "validation split", "query": "very query set"}[choice.selection]
+        parts.append(f"epoch chosen on the {part}")
     parts += [f"{name} {value}" for name, value in run.setting.changes.items() if name != "seed"]
     return ", ".join(parts)
 
@@ -172,10 +175,27 @@ def _record(run: Run, steps: dict[str, str], scores: dict[str, Any], runner: Any
         "eval": run.eval.model_dump(mode="json"),
         "steps": steps,
         "seconds": {n: a.manifest["seconds"] for n, a in found.items() if a},
-        "environment": environment(),
+        "history": _history(found["train"]),
+        "environment": {**environment(), "device": _device(run, runner)},
         "when": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         **scores,
     }
+
+
+def _history(train: Artifact | None) -> list[dict[str, Any]]:
+    """Return the losses and rates that a deep method's training noted, epoch by epoch; none of a shallow one's."""
+    path = train.path / "history.jsonl" if train else None
+    if path is None or not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _device(run: Run, runner: Any) -> str:
+    if not run.method.deep:
+        return "cpu"
+    from cmrkit.training.device import pick_device
+
+    return str(pick_device(runner.context.training.device))
 
 
 def asdict_asset(asset: Any) -> dict[str, Any]:
@@ -191,8 +211,7 @@ def environment() -> dict[str, Any]:
             packages[name] = version(name)
         except PackageNotFoundError:
             continue
-    return {"cmrkit": __version__, "python": platform.python_version(), "platform": platform.platform(),
-            "device": "cpu", "cores": os.cpu_count(), "packages": packages}  # fmt: skip
+    return {"cmrkit": __version__, "python": platform.python_version(), "platform": platform.platform(), "cores": os.cpu_count(), "packages": packages}  # fmt: skip
 
 
 def load(checkpoint: str | Path):

@@ -163,6 +163,10 @@ class Store:
         for leftover in (self.root / "staging").iterdir():
             if not _is_running(leftover.name.split("-")[2:3]):
                 shutil.rmtree(leftover, ignore_errors=True)
+        for unfinished in (self.root / "partial").glob("*"):  # trainings and features that a kill cut short
+            if unfinished.stat().st_mtime <= horizon:
+                with self.lock(unfinished.name):
+                    shutil.rmtree(unfinished, ignore_errors=True)
         old = [a for a in self.artifacts() if a.path.stat().st_mtime <= horizon and not self.is_pinned(a)]
         for artifact in old:
             with self.lock(artifact.path.name):
