@@ -211,7 +211,8 @@ def environment() -> dict[str, Any]:
             packages[name] = version(name)
         except PackageNotFoundError:
             continue
-    return {"cmrkit": __version__, "python": platform.python_version(), "platform": platform.platform(), "cores": os.cpu_count(), "packages": packages}  # fmt: skip
+    return {"cmrkit": __version__, "python": platform.python_version(), "platform": platform.platform(),
+            "cores": os.cpu_count(), "packages": packages}  # fmt: skip
 
 
 def load(checkpoint: str | Path):

@@ -1,4 +1,4 @@
-"""The mathematics of VSE++, SCAN and PVSE, against loops and closed forms."""
+"""The mathematics of VSE++, SCAN, PVSE and PCME, against loops and closed forms."""
 
 from types import SimpleNamespace
 
@@ -8,6 +8,7 @@ from torch.nn.functional import cosine_similarity, leaky_relu, normalize
 
 from cmrkit.errors import UsageError
 from cmrkit.methods.deep import Batch, Spec
+from cmrkit.methods.image_text_matching.pcme import PCME, bottleneck, matching_loss
 from cmrkit.methods.image_text_matching.pvse import PVSE, discrepancy, diversity
 from cmrkit.methods.image_text_matching.scan import SCAN
 from cmrkit.methods.image_text_matching.vse import VSE
@@ -107,7 +108,33 @@ def test_pvse_measures_diversity_and_discrepancy():
     assert discrepancy(X, X).item() == 0
 
 
-@pytest.mark.parametrize("method", [VSE(), SCAN(), PVSE()])
+def test_pcme_sums_log_probabilities_of_matching_over_pairs_of_samples():
+    torch.manual_seed(0)
+    X, Y, scale, shift = torch.randn(3, 2, 4), torch.randn(3, 2, 4), torch.tensor(1.5), torch.tensor(0.5)
+    expected = 0.0
+    for i in range(3):
+        for j in range(3):
+            distances = torch.stack([(x - y).norm() for x in X[i] for y in Y[j]])
+            p = (2 * (shift - scale * distances)).sigmoid().mean()
+            expected -= p.log() if i == j else (1 - p).log()
+    torch.testing.assert_close(matching_loss(X, Y, scale, shift), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_pcme_bottleneck_is_least_at_the_unit_gaussian():
+    assert bottleneck(torch.zeros(3, 2, 4), torch.zeros(3, 4)).item() == 0
+    assert bottleneck(torch.zeros(3, 2, 4), torch.ones(3, 4)).item() > 0
+    assert bottleneck(torch.ones(3, 2, 4), torch.zeros(3, 4)).item() == pytest.approx(6)
+
+
+@torch.no_grad()
+def test_pcme_embeds_an_item_without_chance():
+    method = PCME(dim=10, word_dim=6)
+    net, batch = built(method, REGIONS), pairs((5, 8))
+    torch.testing.assert_close(method.embed_text(net, batch.text), method.embed_text(net, batch.text), atol=0, rtol=0)
+    assert method.loss(net, batch, ALONE) != method.loss(net, batch, ALONE)
+
+
+@pytest.mark.parametrize("method", [VSE(), SCAN(), PVSE(), PCME()])
 def test_images_and_texts_of_another_kind_are_refused(method):
     with pytest.raises(UsageError, match="tokens as text"):
         method.build(Spec((8, 8, 3), (300,), 6, 6, None, None))

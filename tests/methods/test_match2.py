@@ -55,10 +55,10 @@ def test_imram_does_not_see_padding():
 
 
 def test_triplet_loss_of_a_small_matrix_by_hand():
-    S = torch.tensor([[0.5, 0.4, 0.1], [0.2, 0.6, 0.7], [0.0, 0.1, 0.9]])
-    # rows: .1, .3, 0; columns: 0, 0, 0 (.2 - .5 + .2 < 0; .4 + .2 = .6; .7 + .2 = .9)
+    S = torch.tensor([[0.5, 0.4, 0.4], [0.2, 0.6, 0.7], [0.0, 0.1, 0.9]])
+    # Rows, for the texts of an image: 0.1 and 0.1; 0.3; none. Columns, for the images of a text: none above 0.
     torch.testing.assert_close(triplet(S, 0.2), torch.tensor(0.4))
-    torch.testing.assert_close(triplet(S, 0.2, hardest=False), torch.tensor(0.4))
+    torch.testing.assert_close(triplet(S, 0.2, hardest=False), torch.tensor(0.5))
 
 
 def test_vsrn_graph_begins_as_the_identity_and_relates_every_pair_of_regions():

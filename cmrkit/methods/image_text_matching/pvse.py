@@ -13,7 +13,11 @@ is L_mil + div_weight L_div + mmd_weight L_mmd. The kernel's distance is not squ
 
 Departures: the authors put PIE-Net on a ResNet, here on regions that were extracted before. Their scheduler waits for
 rsum to fall, which halves the rate after the 12th and the 23rd epoch as long as the first is the worst: so it is
-written here. Their models were chosen on the test set; here on the validation set.
+written here. Their models were chosen on the test set; here on the validation set. ``easy_epochs`` may take all
+negatives in the first epochs, as from random weights the hardest teach slowly.
+
+Held against the official code (yalesong/pvse@874aa16) with the same weights and batch (16 pairs, K = 3): embeddings,
+loss, gradients and the weights after one step differ by at most 2e-16 in float64 and by 3e-8 in float32.
 """
 
 from __future__ import annotations

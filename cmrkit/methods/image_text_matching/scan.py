@@ -15,6 +15,11 @@ the batch. ``attention`` and ``pooling`` give the paper's four variants; its ens
 
 Attended vectors are never formed. As e_j'a_j = sum_i a_ij s_ij and ||a_j||^2 = a_.j' (V V') a_.j, products of dim
 numbers are taken once, for s and for V V' (or E E'), and all captions' words are treated together, without padding.
+
+Held against the official code (kuanghuei/SCAN@8063557) with the same weights and batch (16 pairs), for all four
+variants in float64: similarities differ by at most 2e-7, the loss by 6e-7, gradients by 2e-6 and the weights after one
+step of Adam by 6e-6, which comes from where the code adds 1e-8 to norms. Departure: ``easy_epochs`` may take all
+negatives in the first epochs, as from random weights the hardest teach slowly.
 """
 
 from __future__ import annotations

