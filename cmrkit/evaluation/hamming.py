@@ -92,7 +92,8 @@ class HammingBlock(Block):
         joint = cells <= min(self.items, kernels.JOINT_CELLS)
         for begin in range(0, self.items, SLAB):
             end = min(begin + SLAB, self.items)
-            kernels.count_cells(counts, self.query, self.database, *self._relevance, begin, end, joint)
+            counter = np.empty(0, np.uint16 if end - begin < 1 << 17 else np.uint32)
+            kernels.count_cells(counts, self.query, self.database, *self._relevance, begin, end, joint, counter)
         return counts
 
     @cached_property

@@ -61,6 +61,13 @@ def _cells(cells, i, query, database, mode, query_relevance, item_relevance, den
     """Fill ``cells[: stop - start]`` with 2 * distance + relevance of query ``i`` and the items from ``start``."""
     code = query[0, i]
     items = database[0, start:stop]
+    if mode == SHARED and len(query) == 1 and len(query_relevance) == 1:  # the usual case, in one loop
+        label = query_relevance[0, i]
+        labels = item_relevance[0, start:stop]
+        for j in range(stop - start):
+            shares = np.uint16((label & labels[j]) != 0)
+            cells[j] = np.uint16(_popcount(code ^ items[j]) << np.uint64(1)) | shares
+        return
     for j in range(stop - start):
         cells[j] = np.uint16(_popcount(code ^ items[j]) << np.uint64(1))
     for word in range(1, len(query)):
@@ -85,11 +92,12 @@ def _cells(cells, i, query, database, mode, query_relevance, item_relevance, den
 
 
 @njit(cache=True, nogil=True)
-def _count_jointly(counts, i, query, database, mode, query_relevance, item_relevance, dense, begin, end):
+def _count_jointly(counts, i, query, database, mode, query_relevance, item_relevance, dense, begin, end, counter):
     # Adding to a counter in memory costs more than the distance itself. Two items a counter: the pair of their
     # cells is one index into a joint histogram, whose two marginals add up to the plain one.
     width = len(counts)
-    joint = np.zeros((width, width), np.uint32)
+    joint = np.zeros((width, width), counter.dtype)
+    one = np.ones(1, counter.dtype)[0]
     flat = joint.reshape(width * width)
     cells = np.empty(CHUNK, np.uint16)
     half = CHUNK // 2
@@ -99,7 +107,7 @@ def _count_jointly(counts, i, query, database, mode, query_relevance, item_relev
         for j in range(half):
             cells[j] = cells[j] * np.uint16(width) + cells[half + j]
         for j in range(half):
-            flat[cells[j]] += np.uint32(1)
+            flat[cells[j]] += one
     _cells(cells, i, query, database, mode, query_relevance, item_relevance, dense, whole, end)
     for j in range(end - whole):
         counts[cells[j]] += np.uint32(1)
@@ -107,11 +115,11 @@ def _count_jointly(counts, i, query, database, mode, query_relevance, item_relev
         row = joint[first]
         total = np.uint32(0)
         for second in range(width):
-            total += row[second]
+            total += np.uint32(row[second])
         if total:
             counts[first] += total
             for second in range(width):
-                counts[second] += row[second]
+                counts[second] += np.uint32(row[second])
 
 
 @njit(cache=True, nogil=True)
@@ -137,18 +145,21 @@ def _count_singly(counts, i, query, database, mode, query_relevance, item_releva
 
 
 @_shared_out
-def count_cells(histogram, query, database, mode, query_relevance, item_relevance, dense, begin, end, joint):
+def count_cells(histogram, query, database, mode, query_relevance, item_relevance, dense, begin, end, joint, counter):
     """Add to ``histogram`` int64 (queries, levels, 2) the irrelevant and relevant items from ``begin`` to ``end``.
 
     ``query`` (words, queries) and ``database`` (words, items < 2**32) are packed codes of uint64;
     ``query_relevance`` and ``item_relevance`` packed labels or ids likewise, or ``dense`` uint8 (queries, items).
-    ``joint`` counts two items at a time, which pays for databases well above (2 * levels)**2 items.
+    ``joint`` counts two items at a time, which pays for databases above (2 * levels)**2 items, in counters of the
+    type of ``counter``: one that half the items cannot overflow.
     """
     levels = histogram.shape[1]
     for i in prange(query.shape[1]):
         counts = np.zeros(2 * levels, np.uint32)
         if joint:
-            _count_jointly(counts, i, query, database, mode, query_relevance, item_relevance, dense, begin, end)
+            _count_jointly(
+                counts, i, query, database, mode, query_relevance, item_relevance, dense, begin, end, counter
+            )
         else:
             _count_singly(counts, i, query, database, mode, query_relevance, item_relevance, dense, begin, end)
         for level in range(levels):

@@ -17,7 +17,7 @@ def encode_arrays(model: Any, data: FeatureSet, learned: bool = True, query: str
     texts of the queries), ``pairs`` and labels instead.
     """
     _require_vocabulary(model, data)
-    if hasattr(model.method, "similarity"):
+    if model.space == "similarity":
         return _similarities(model, data, query)
     arrays: dict[str, np.ndarray] = {}
     for name, role in (("query", query), ("database", "database")):
