@@ -52,11 +52,14 @@ def scan_and_sum(query, database, query_labels, labels):
     return total
 
 
-def plain_map(query: np.ndarray, database: np.ndarray, query_labels: np.ndarray, labels: np.ndarray) -> float:
-    """Mean average precision, one query at a time: distances by a product, argsort, cumulative precision."""
+def plain_map(query, database, query_labels, labels, kind: str | None = None) -> float:
+    """Mean average precision, one query at a time: distances by a product, argsort, cumulative precision.
+
+    In double precision, as codes from np.sign and labels from a .mat file are, and with NumPy's default sort.
+    """
     total = 0.0
     for code, label in zip(query, query_labels, strict=True):
-        hits = (labels @ label > 0)[np.argsort(0.5 * (database.shape[1] - database @ code), kind="stable")]
+        hits = (labels @ label > 0)[np.argsort(0.5 * (database.shape[1] - database @ code), kind=kind)]
         ranks = np.flatnonzero(hits) + 1
         total += np.mean(np.arange(1, len(ranks) + 1) / ranks) if len(ranks) else 0.0
     return total / len(query)
@@ -106,8 +109,8 @@ def hashing(name: str, queries: int, items: int, classes: int, share: float, por
     evaluator = best_of(lambda: all_at_once(given))
     print(f"  {'ours: map@all, both bounds, precision curve, one pass':58}{evaluator:11.4f} s")
     few = slice(0, portion)
-    floats = [x.astype(np.float32) for x in (2 * codes[0] - 1, 2 * codes[1] - 1)]
-    wide = [x.astype(np.float32) for x in labels]
+    floats = [x.astype(np.float64) for x in (2 * codes[0] - 1, 2 * codes[1] - 1)]
+    wide = [x.astype(np.float64) for x in labels]
     plain = best_of(lambda: plain_map(floats[0][few], floats[1], wide[0][few], wide[1]), 1) * queries / portion
     row("plain loop: product, argsort, map@all of one order", plain, evaluator)
     faiss_row(codes, evaluator)
@@ -115,7 +118,7 @@ def hashing(name: str, queries: int, items: int, classes: int, share: float, por
     row("limit: bare scan, only summed", best_of(lambda: scan_and_sum(*packed)), evaluator)
     ours = evaluate(**{**given, "query_image": codes[0][few], "query_labels": labels[0][few]},
                     metrics=["map@all"], ties="stable")["map@all"]["i2t"]  # fmt: skip
-    difference = abs(ours - plain_map(floats[0][few], floats[1], wide[0][few], wide[1]))
+    difference = abs(ours - plain_map(floats[0][few], floats[1], wide[0][few], wide[1], "stable"))
     print(f"  difference from the plain loop under its order of ties: {difference:.1e}; {peak()}")
     assert difference < 1e-6
 

@@ -89,11 +89,10 @@ class HammingBlock(Block):
 
         counts = np.zeros((self.query.shape[1], self.levels, 2), np.int64)
         cells = (2 * self.levels) ** 2
-        joint = cells <= min(self.items, kernels.JOINT_CELLS)
+        joint = cells <= min(self.items // 4, kernels.JOINT_CELLS)
         for begin in range(0, self.items, SLAB):
             end = min(begin + SLAB, self.items)
-            counter = np.empty(0, np.uint16 if end - begin < 1 << 17 else np.uint32)
-            kernels.count_cells(counts, self.query, self.database, *self._relevance, begin, end, joint, counter)
+            kernels.count_cells(counts, self.query, self.database, *self._relevance, begin, end, joint)
         return counts
 
     @cached_property
@@ -128,7 +127,8 @@ class HammingBlock(Block):
     @cached_property
     def groups(self) -> TieGroups:
         """The tie groups, nearest first."""
-        relevant, size = self.histogram[:, :, 1], self.histogram.sum(2)
+        relevant = np.ascontiguousarray(self.histogram[:, :, 1])
+        size = self.histogram[:, :, 0] + relevant
         start = np.cumsum(size, 1) - size
         at = np.nonzero(relevant)
         return TieGroups(at[0], start[at], size[at], relevant[at], self.total, self.items)

@@ -92,12 +92,11 @@ def _cells(cells, i, query, database, mode, query_relevance, item_relevance, den
 
 
 @njit(cache=True, nogil=True)
-def _count_jointly(counts, i, query, database, mode, query_relevance, item_relevance, dense, begin, end, counter):
+def _count_jointly(counts, i, query, database, mode, query_relevance, item_relevance, dense, begin, end):
     # Adding to a counter in memory costs more than the distance itself. Two items a counter: the pair of their
     # cells is one index into a joint histogram, whose two marginals add up to the plain one.
     width = len(counts)
-    joint = np.zeros((width, width), counter.dtype)
-    one = np.ones(1, counter.dtype)[0]
+    joint = np.zeros((width, width), np.uint32)
     flat = joint.reshape(width * width)
     cells = np.empty(CHUNK, np.uint16)
     half = CHUNK // 2
@@ -107,7 +106,7 @@ def _count_jointly(counts, i, query, database, mode, query_relevance, item_relev
         for j in range(half):
             cells[j] = cells[j] * np.uint16(width) + cells[half + j]
         for j in range(half):
-            flat[cells[j]] += one
+            flat[cells[j]] += np.uint32(1)
     _cells(cells, i, query, database, mode, query_relevance, item_relevance, dense, whole, end)
     for j in range(end - whole):
         counts[cells[j]] += np.uint32(1)
@@ -115,11 +114,11 @@ def _count_jointly(counts, i, query, database, mode, query_relevance, item_relev
         row = joint[first]
         total = np.uint32(0)
         for second in range(width):
-            total += np.uint32(row[second])
+            total += row[second]
         if total:
             counts[first] += total
             for second in range(width):
-                counts[second] += np.uint32(row[second])
+                counts[second] += row[second]
 
 
 @njit(cache=True, nogil=True)
@@ -145,21 +144,18 @@ def _count_singly(counts, i, query, database, mode, query_relevance, item_releva
 
 
 @_shared_out
-def count_cells(histogram, query, database, mode, query_relevance, item_relevance, dense, begin, end, joint, counter):
+def count_cells(histogram, query, database, mode, query_relevance, item_relevance, dense, begin, end, joint):
     """Add to ``histogram`` int64 (queries, levels, 2) the irrelevant and relevant items from ``begin`` to ``end``.
 
     ``query`` (words, queries) and ``database`` (words, items < 2**32) are packed codes of uint64;
     ``query_relevance`` and ``item_relevance`` packed labels or ids likewise, or ``dense`` uint8 (queries, items).
-    ``joint`` counts two items at a time, which pays for databases above (2 * levels)**2 items, in counters of the
-    type of ``counter``: one that half the items cannot overflow.
+    ``joint`` counts two items at a time, which pays for databases well above (2 * levels)**2 items.
     """
     levels = histogram.shape[1]
     for i in prange(query.shape[1]):
         counts = np.zeros(2 * levels, np.uint32)
         if joint:
-            _count_jointly(
-                counts, i, query, database, mode, query_relevance, item_relevance, dense, begin, end, counter
-            )
+            _count_jointly(counts, i, query, database, mode, query_relevance, item_relevance, dense, begin, end)
         else:
             _count_singly(counts, i, query, database, mode, query_relevance, item_relevance, dense, begin, end)
         for level in range(levels):

@@ -124,7 +124,7 @@ class Ranked:
         return self._first
 
 
-Ratio = tuple[np.ndarray, np.ndarray]  # a numerator and a denominator per query, (q,) or for curves (q, 2, points)
+Ratio = tuple[np.ndarray, np.ndarray]  # numerators and denominators per query: (q,), or (q, 1 and 2, points) of curves
 
 
 def _map(ranked: Ranked, metric: Metric) -> Ratio:
@@ -165,7 +165,7 @@ def _curve(ranked: Ranked, metric: Metric) -> Ratio:
         retrieved = np.broadcast_to(curves.rank_grid(ranked.block.items), hits.shape)
     else:
         hits, retrieved = curves.within_radius(ranked.block)
-    return np.stack([hits, hits], 1), np.stack([retrieved, np.broadcast_to(total, hits.shape)], 1)
+    return hits[:, None], np.stack([retrieved, np.broadcast_to(total, hits.shape)], 1)
 
 
 def _graded(ranked: Ranked, metric: Metric) -> Ratio:
@@ -214,7 +214,7 @@ class Measured:
         Queries without relevant items count as 0 (``zero``) or are left out (``skip``); ``macro`` is the mean over
         queries, ``micro`` divides the summed numerators by the summed denominators.
         """
-        kept = self.answerable if without_relevant == "skip" else np.ones(len(self.answerable), bool)
+        kept = self.answerable if without_relevant == "skip" else slice(None)
         values = {}
         for metric in map(parse, names):
             at = ties, metric.name
@@ -255,12 +255,16 @@ def measure(blocks: Iterable[Block], metrics: Sequence[Metric], ties: Sequence[s
             "check that the labels or pairs belong to these rows"
         )
     return Measured(
-        {(rule, m.name): np.concatenate(parts) for (rule, m), parts in values.items()},
-        {(rule, m.name): tuple(map(np.concatenate, zip(*parts, strict=True))) for (rule, m), parts in ratios.items()},
+        {(rule, m.name): _joined(parts) for (rule, m), parts in values.items()},
+        {(rule, m.name): tuple(map(_joined, zip(*parts, strict=True))) for (rule, m), parts in ratios.items()},
         np.concatenate(answerable),
         block.levels,
         block.items,
     )
+
+
+def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _is_open(rule: str, ties: Sequence[str]) -> bool:
