@@ -297,3 +297,60 @@ def precision_sums(sums, first, starts, sizes, before_first, per_place, per_item
             slope = per_item[g]
             total += per_place[g] * (slope * length + (before_first[g] - slope * (start + 1)) * reach)
         sums[i] = total
+
+
+@njit(cache=True, nogil=True)
+def hits_within(hits, first, starts, sizes, relevant, k):
+    """Write the expected relevant items among the first ``k[i]`` of each query; groups as in ``hits_along``."""
+    for i in range(len(hits)):
+        found = 0.0
+        for g in range(first[i], first[i + 1]):
+            above = k[i] - starts[g]
+            if above <= 0:
+                break
+            found += relevant[g] if above >= sizes[g] else relevant[g] * above / sizes[g]
+        hits[i] = found
+
+
+@njit(cache=True, nogil=True)
+def cut_precision_sums(sums, first, starts, sizes, relevant, harmonic, k):
+    """Write the expected sum of the precisions at the relevant items among the first ``k[i]`` of each query.
+
+    A place of a group is relevant by the chance relevant / size, and each place above it in the group then by the
+    chance (relevant - 1) / (size - 1). Groups as in ``hits_along``, ``harmonic`` as in ``precision_sums``.
+    """
+    for i in range(len(sums)):
+        total, before = 0.0, 0
+        for g in range(first[i], first[i + 1]):
+            start, size = starts[g], sizes[g]
+            length = min(size, k[i] - start)
+            if length <= 0:
+                break
+            reach = 1 / (start + 1) if length == 1 else harmonic[start + length] - harmonic[start]
+            slope = (relevant[g] - 1) / max(size - 1, 1)
+            total += relevant[g] / size * (slope * length + (before + 1 - slope * (start + 1)) * reach)
+            before += relevant[g]
+        sums[i] = total
+
+
+@njit(cache=True, nogil=True)
+def interpolated_sums(sums, first, starts, relevant, total, points):
+    """Write the sum, over recalls 0 .. 1 in ``points`` even steps, of the largest precision at each or beyond.
+
+    Relevant items stand on the first places of their groups. The ranking is walked from its end, with the largest
+    precision so far; the recall of point p is reached by the hit number ceil(p total / (points - 1)), at least 1.
+    """
+    for i in range(len(sums)):
+        hit = 0
+        for g in range(first[i], first[i + 1]):
+            hit += relevant[g]
+        point, best, value = points - 1, 0.0, 0.0
+        for g in range(first[i + 1] - 1, first[i] - 1, -1):
+            for place in range(relevant[g] - 1, -1, -1):
+                best = max(best, hit / (starts[g] + place + 1))
+                while point >= 0 and max((point * total[i] + points - 2) // (points - 1), 1) >= hit:
+                    if max((point * total[i] + points - 2) // (points - 1), 1) == hit:
+                        value += best
+                    point -= 1
+                hit -= 1
+        sums[i] = value

@@ -101,28 +101,20 @@ def interpolated_precision(groups: TieGroups, points: int = 11) -> np.ndarray:
     The mean, over ``points`` recalls evenly from 0 to 1, of the largest precision at that recall or beyond
     (Salton & McGill, 1983; the 11 points of TREC). ``groups`` must be ``worst``, ``best`` or ``stable``.
     """
-    query = np.repeat(groups.query, groups.relevant)
-    one = np.ones(len(query), np.int64)
-    hit = np.cumsum(one) - (np.cumsum(groups.relevant) - groups.relevant).repeat(groups.relevant)  # 1.. in its group
-    found = groups.before.repeat(groups.relevant) + hit
-    precision = found / (groups.start.repeat(groups.relevant) + hit)
-    # The largest precision from each hit on: a running maximum from the end, kept within its query by an offset.
-    best = np.maximum.accumulate((precision - 2 * query)[::-1])[::-1] + 2 * query
-    value = np.zeros(len(groups.total))
-    ends = np.concatenate(([0], np.cumsum(np.bincount(query, minlength=len(groups.total)))))
-    for point in range(points):
-        # The first hit that reaches the recall point / (points - 1), in whole numbers so that no rounding decides.
-        needed = np.maximum(-(-point * groups.total // (points - 1)), 1)
-        at = ends[:-1] + needed - 1
-        reached = at < ends[1:]
-        value[reached] += best[at[reached]]
-    return value / points
+    from cmrkit.evaluation.kernels import interpolated_sums
+
+    sums = np.empty(len(groups.total))
+    interpolated_sums(sums, groups.first, groups.start, groups.relevant, groups.total, points)
+    return sums / points
 
 
 def hits_at(groups: TieGroups, k: int | np.ndarray) -> np.ndarray:
     """Return the expected number of relevant items among the first ``k`` (one, or one a query) of each query."""
-    k = np.broadcast_to(k, groups.total.shape)[groups.query]
-    return groups.sum(groups.relevant * np.clip((k - groups.start) / groups.size, 0, 1))
+    from cmrkit.evaluation.kernels import hits_within
+
+    hits = np.empty(len(groups.total))
+    hits_within(hits, groups.first, groups.start, groups.size, groups.relevant, _cuts(groups, k))
+    return hits
 
 
 def precision_at(groups: TieGroups, k: int) -> np.ndarray:
@@ -138,8 +130,12 @@ def recall_at(groups: TieGroups, k: int) -> np.ndarray:
 
 def cut_sums(groups: TieGroups, k: int | np.ndarray) -> np.ndarray:
     """Return the expected sum of the precisions at the relevant items among the first ``k``: float64 (queries,)."""
-    slope = (groups.relevant - 1) / np.maximum(groups.size - 1, 1)
-    return place_sums(groups, k, groups.relevant / groups.size, groups.before + 1.0, slope)
+    from cmrkit.evaluation.kernels import cut_precision_sums
+
+    sums = np.empty(len(groups.total))
+    harmonic = _harmonic(groups.items)
+    cut_precision_sums(sums, groups.first, groups.start, groups.size, groups.relevant, harmonic, _cuts(groups, k))
+    return sums
 
 
 def place_sums(groups: TieGroups, k: int | np.ndarray, density, first, slope) -> np.ndarray:
@@ -150,10 +146,13 @@ def place_sums(groups: TieGroups, k: int | np.ndarray, density, first, slope) ->
     """
     from cmrkit.evaluation.kernels import precision_sums
 
-    sums = np.empty(len(groups.total))
-    k = np.ascontiguousarray(np.broadcast_to(np.asarray(k, np.int64), sums.shape))
+    sums, k = np.empty(len(groups.total)), _cuts(groups, k)
     precision_sums(sums, groups.first, groups.start, groups.size, first, density, slope, _harmonic(groups.items), k)
     return sums
+
+
+def _cuts(groups: TieGroups, k: int | np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(np.broadcast_to(np.asarray(k, np.int64), groups.total.shape))
 
 
 def _above(groups: TieGroups, k: int) -> TieGroups:

@@ -10,7 +10,7 @@ from cmrkit.errors import UsageError
 from cmrkit.methods.deep import Batch, Spec
 from cmrkit.methods.image_text_matching.pcme import PCME, bottleneck, matching_loss
 from cmrkit.methods.image_text_matching.pvse import PVSE, discrepancy, diversity
-from cmrkit.methods.image_text_matching.scan import SCAN
+from cmrkit.methods.image_text_matching.scan import SCAN, Standard
 from cmrkit.methods.image_text_matching.vse import VSE
 
 ALONE = SimpleNamespace(gather=lambda x: x, epoch=0)
@@ -63,6 +63,15 @@ def test_scan_pays_no_attention_to_padding():
     V, longer = method.embed_image(net, batch.image), torch.nn.functional.pad(batch.text, (0, 4))
     short, long = (method.match(net, V, method.embed_text(net, y)) for y in (batch.text, longer))
     torch.testing.assert_close(short, long)
+
+
+def test_scan_standardises_by_all_regions_of_all_images():
+    regions = torch.randn(300, 3, 4) * torch.tensor([1.0, 5.0, 0.1, 2.0]) + 7
+    standard = Standard(4)
+    standard.fit(regions.numpy())
+    flat = standard(regions).flatten(0, 1)
+    torch.testing.assert_close(flat.mean(0), torch.zeros(4), atol=1e-3, rtol=0)
+    torch.testing.assert_close(flat.std(0, correction=0), torch.ones(4), atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("hardest", [True, False])
