@@ -44,11 +44,13 @@ def reproduce(
     force: str | None = None,
     offline: bool = False,
     cache: str | Path | None = None,
+    origin: str | None = None,
 ) -> dict[str, Any]:
     """Reproduce a paper's result and return the document that ``cmrkit reproduce --json`` prints.
 
-    Without ``bits`` or ``seeds`` the recipe's own sweep is run. Raises UsageError for invalid choices and
-    CmrkitError where a step fails.
+    Without ``bits`` or ``seeds`` the recipe's own sweep is run. ``origin`` is "checkpoint", weights that the authors
+    published, "pretrained", training from such weights, or "scratch"; by default the first where there is one. Raises
+    UsageError for invalid choices and CmrkitError where a step fails.
     """
     from tqdm import tqdm
 
@@ -57,7 +59,7 @@ def reproduce(
 
     if force is not None and force not in STEPS:
         raise UsageError(f"no step {force!r}{did_you_mean(force, STEPS)}; steps are {', '.join(STEPS)}")
-    runs = resolve(key, dataset, bits=bits, seeds=seeds, overrides=overrides)
+    runs = resolve(key, dataset, bits=bits, seeds=seeds, overrides=overrides, origin=origin)
     last_steps = [plan_run(run) for run in runs]
     runner = Runner(open_context(offline, cache), force)
     documents = []
@@ -75,7 +77,7 @@ def reproduce(
         )
         for run, d in zip(runs, documents, strict=True)
     ]
-    claims = [c for c in first.recipe.claims if c.dataset == first.dataset]
+    claims = [c for c in first.recipe.claims if c.dataset == first.dataset and not first.eval.limit]
     space = first.method.class_attribute("space")
     choice = first.eval
     if choice.similarity is None and space not in ("hamming", "similarity"):
@@ -88,6 +90,7 @@ def reproduce(
         "recipe": key,
         "dataset": first.dataset,
         "protocol": describe_protocol(first),
+        "origin": first.origin,
         "runs": documents,
         "summary": summarise(documents),
         "claims": rows,
@@ -138,6 +141,10 @@ def describe_protocol(run: Run) -> str:
     if choice.selection != "none" and run.params.get("select"):
         part = {"val": "validation split", "query": "very query set"}[choice.selection]
         parts.append(f"epoch chosen on the {part}")
+    if run.origin != "scratch":
+        parts.append({"checkpoint": "the authors' weights", "pretrained": "trained from published weights"}[run.origin])
+    if choice.limit:
+        parts.append(f"only the first {choice.limit} query images: comparable with no table")
     parts += [f"{name} {value}" for name, value in run.setting.changes.items() if name != "seed"]
     return ", ".join(parts)
 
@@ -145,7 +152,7 @@ def describe_protocol(run: Run) -> str:
 def _run_document(run: Run, step: Step, artifact: Artifact, runner: Any) -> dict[str, Any]:
     store = runner.context.store
     scores = artifact.json("metrics.json")
-    steps = {s.name: s.key for s in step.ancestry()}
+    steps = {"weights" if "checkpoint" in s.params else s.name: s.key for s in step.ancestry()}
     record = store.root / "records" / f"{step.key}.json"
     if not record.is_file() or not runner.log[step.key]["cached"]:
         replace_json(record, _record(run, steps, scores, runner))
@@ -156,12 +163,12 @@ def _run_document(run: Run, step: Step, artifact: Artifact, runner: Any) -> dict
         "metrics": scores["metrics"],
         "variants": scores["variants"],
         "record": str(record),
-        "checkpoint": str(store.root / "artifacts" / "train" / steps["train"]),
+        "checkpoint": str(next(store.root / "artifacts" / n / steps[n] for n in ("train", "convert") if n in steps)),
     }
 
 
 def _record(run: Run, steps: dict[str, str], scores: dict[str, Any], runner: Any) -> dict[str, Any]:
-    found = {name: runner.context.store.find(name, key) for name, key in steps.items()}
+    found = {n: runner.context.store.find("download" if n == "weights" else n, key) for n, key in steps.items()}
     return {
         "recipe": run.recipe.key,
         "paper": run.recipe.paper.title,
@@ -173,9 +180,10 @@ def _record(run: Run, steps: dict[str, str], scores: dict[str, Any], runner: Any
         "seed": run.params["seed"],
         "setting": run.setting.changes,
         "eval": run.eval.model_dump(mode="json"),
+        "origin": run.origin,
         "steps": steps,
         "seconds": {n: a.manifest["seconds"] for n, a in found.items() if a},
-        "history": _history(found["train"]),
+        "history": _history(found.get("train")),
         "environment": {**environment(), "device": _device(run, runner)},
         "when": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         **scores,

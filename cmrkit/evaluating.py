@@ -55,10 +55,10 @@ def encode(
     """
     from cmrkit.api import load, open_context
     from cmrkit.pipeline.encoding import encode_arrays
-    from cmrkit.pipeline.featureset import FeatureSet
     from cmrkit.pipeline.plan import feature_step
     from cmrkit.pipeline.resolve import pick_dataset
     from cmrkit.pipeline.runner import Runner
+    from cmrkit.pipeline.steps import obtain_features
     from cmrkit.recipe.library import load_manifest, load_recipe
     from cmrkit.recipe.model import DataChoice
 
@@ -69,8 +69,8 @@ def encode(
     else:
         recipe = load_recipe(model.about["recipe"])
         choice = recipe.data[pick_dataset(recipe, dataset)]
-    features = Runner(open_context(offline, cache)).obtain(feature_step(load_manifest(dataset), choice))
-    return model, encode_arrays(model, FeatureSet.load(features.path), learned=own and learned), dataset
+    data = obtain_features(Runner(open_context(offline, cache)), feature_step(load_manifest(dataset), choice))
+    return model, encode_arrays(model, data, learned=own and learned), dataset
 
 
 def encode_subject(checkpoint: str | Path, dataset: str | None = None, **where: Any) -> Subject:

@@ -8,7 +8,15 @@ import time
 
 import click
 
-from cmrkit.cli.shared import dataset_option, json_option, offline_option, print_json
+from cmrkit.cli.shared import (
+    dataset_option,
+    json_option,
+    limit_option,
+    limited,
+    offline_option,
+    origin_option,
+    print_json,
+)
 from cmrkit.errors import UsageError
 from cmrkit.pipeline.resolve import Run, parse_integers, parse_overrides, resolve
 from cmrkit.training.options import process_count
@@ -33,14 +41,16 @@ from cmrkit.training.options import process_count
 @click.option("--workers", type=click.IntRange(0), help="Threads that read batches ahead.")
 @click.option("--checkpoint-every", type=click.IntRange(1), help="Steps between working checkpoints of a training.")
 @click.option("--tensorboard", type=click.Path(file_okay=False), help="Write TensorBoard files below this folder.")
+@origin_option
+@limit_option
 @click.option("--force", metavar="STEP", help="Do this step again, and what depends on it.")
 @click.option("--dry-run", is_flag=True, help="Only show the plan.")
 @offline_option
 @json_option
-def command(key, dataset, bits, seed, sets, force, dry_run, offline, as_json, gpus, **training) -> None:
+def command(key, dataset, bits, seed, sets, origin, limit, force, dry_run, offline, as_json, gpus, **training) -> None:
     """Reproduce paper KEY: fetch, prepare, train, evaluate, and print paper beside obtained."""
     chosen = {"bits": parse_integers(bits, "--bits"), "seeds": parse_integers(seed, "--seed"),
-              "overrides": parse_overrides(list(sets))}  # fmt: skip
+              "overrides": limited(parse_overrides(list(sets)), limit), "origin": origin}  # fmt: skip
     if dry_run:
         from cmrkit.cli.plan import describe, print_plan
 

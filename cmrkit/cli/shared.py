@@ -10,6 +10,20 @@ import click
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
 offline_option = click.option("--offline", is_flag=True, help="Never use the network.")
 dataset_option = click.option("--dataset", "-d", help="Dataset; the recipe's first where left out.")
+origin_option = click.option(
+    "--from",
+    "origin",
+    type=click.Choice(["checkpoint", "pretrained", "scratch"]),
+    help="Evaluate the authors' weights, train from those they published to start from, or train from nothing.",
+)
+limit_option = click.option(
+    "--limit", type=click.IntRange(1), help="Keep so many query images: a look, comparable with no table."
+)
+
+
+def limited(overrides: dict, limit: int | None) -> dict:
+    """Return overrides with the number of query images that --limit keeps."""
+    return overrides if limit is None else {**overrides, "eval.limit": limit}
 
 
 def print_json(document: Any) -> None:

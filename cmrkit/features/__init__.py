@@ -25,6 +25,8 @@ MODULES = {
     "tfidf-lsa": "classic",
     "lda": "classic",
     "tokens": "tokens",
+    "captions": "captions",
+    "photos": "photos",
     "pixels": "deep",
     "timm": "deep",
     "torchvision": "deep",

@@ -16,7 +16,7 @@ from cmrkit.errors import CmrkitError, UsageError
 
 BLOCK = 1 << 24  # elements looked at in one go
 
-Kind = Literal["vectors", "regions", "pixels", "tokens", "states"]
+Kind = Literal["vectors", "regions", "pixels", "tokens", "states", "photos", "captions"]
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,8 @@ class Extracted:
 
     ``matrix`` is (n, d) for "vectors", (n, regions, d) for "regions" of an image, (n, length, d) for the
     "states" of a text (zero where there is no word), uint8 (n, height, width, 3) for "pixels" and int32
-    (n, length) for "tokens" (0 where there is no word). ``vocabulary`` is the word of each column, or of each
+    (n, length) for "tokens" (0 where there is no word). "photos" and "captions" are byte strings (n,), which say where
+    a photograph lies, or what a caption says. ``vocabulary`` is the word of each column, or of each
     token number. ``tables`` are further arrays, such as a vector for each token number. ``skipped`` are the
     rows of the images to leave out: their own rows, or those of their texts, hold nothing of use.
     """

@@ -20,7 +20,7 @@ from cmrkit.training.optimizers import make_optimizer
 from cmrkit.training.options import Options
 from cmrkit.training.rows import Rows, Spec, TrainingSet
 
-__all__ = ["Batch", "DeepEmbedder", "Loop", "SetMatcher", "Spec", "TrainingSet"]
+__all__ = ["Batch", "DeepEmbedder", "Loop", "PairScorer", "SetMatcher", "Spec", "TrainingSet"]
 
 
 @dataclass(kw_only=True)
@@ -129,14 +129,17 @@ class DeepEmbedder(Embedder):
         data: TrainingSet,
         options: Options | None = None,
         validate: Callable[[DeepEmbedder], float] | None = None,
+        initial: dict[str, Tensor] | None = None,
     ) -> DeepEmbedder:
         """Train on ``data`` and return self; ``validate`` scores the method after every epoch, larger for better.
+
+        ``initial`` are tensors that the network starts from, under its own names; what they lack starts as built.
 
         Raises UsageError where the data or the device cannot serve, CmrkitError where training diverges.
         """
         if self.supervised and data.labels is None:
             raise UsageError(f"{type(self).__name__} is supervised, but this dataset has no labels")
-        return self.adopt(Loop(self, data, options or Options(), validate).run(), data.spec)
+        return self.adopt(Loop(self, data, options or Options(), validate, initial).run(), data.spec)
 
     def adopt(self, net: nn.Module, spec: Spec) -> DeepEmbedder:
         """Make ``net`` this method's trained network, and its buffers of learned codes this method's codes."""
@@ -212,6 +215,62 @@ class SetMatcher(DeepEmbedder):
     def encode_image(self, x: np.ndarray | Rows) -> np.ndarray:
         """Raise UsageError: there is no vector of an image alone."""
         raise UsageError(f"{type(self).__name__} compares images and texts as sets: it gives similarities, not vectors")
+
+    encode_text = encode_image
+
+
+@dataclass(kw_only=True)
+class PairScorer(DeepEmbedder):
+    """A method that looks at an image and a text together and gives the pair one logit.
+
+    ``embed_image`` and ``embed_text`` return tuples of tensors, one row an item, computed once per item whatever
+    the number of pairs; ``score`` runs what depends on both. With a ``shortlist`` of k, a first stage compares all
+    pairs by ``compare``, and only each image's k nearest texts and each text's k nearest images are scored: by the
+    logit alone, or by logit + similarity, as ``combine`` says. 0 scores all pairs.
+    """
+
+    space: ClassVar[str] = "similarity"
+
+    shortlist: int = 0
+    combine: Literal["logit", "logit+similarity"] = "logit"
+
+    def score(self, net: nn.Module, images: tuple[Tensor, ...], texts: tuple[Tensor, ...]) -> Tensor:
+        """Return the logits (b,) of pairs: embedded images (b, ...) with embedded texts (b, ...), row by row."""
+        raise NotImplementedError
+
+    def score_block(
+        self, net: nn.Module, images: tuple[Tensor, ...], texts: tuple[Tensor, ...], which: Tensor
+    ) -> Tensor:
+        """Return the logits (b,) of texts (b, ...) with the images (a, ...) that ``which`` (b,) int64 names.
+
+        Evaluation calls this: a method overrides it where part of the work can be shared by the pairs of an image.
+        """
+        return self.score(net, tuple(column[which] for column in images), texts)
+
+    def compare(self, net: nn.Module, images: tuple[Tensor, ...], texts: tuple[Tensor, ...]) -> Tensor:
+        """Return the first stage's similarities (a, b): by default of the unit vectors that come first."""
+        return images[0] @ texts[0].T
+
+    def similarity(
+        self,
+        images: np.ndarray | Rows,
+        texts: np.ndarray | Rows,
+        resume: Any = None,
+        key: str | None = None,
+        progress: bool = False,
+    ) -> np.ndarray | dict[str, np.ndarray]:
+        """Score images with texts: (n_images, n_texts) float32, or with a shortlist one such matrix a direction.
+
+        The latter are ``{"i2t": .., "t2i": ..}``; see `cmrkit.evaluation.reranking`, as for the other arguments.
+        """
+        from cmrkit.methods.pairs import score_pairs
+
+        x, y = _columns(self._embedded("image", images)), _columns(self._embedded("text", texts))
+        return score_pairs(self, x, y, resume=resume, key=key, progress=progress)
+
+    def encode_image(self, x: np.ndarray | Rows) -> np.ndarray:
+        """Raise UsageError: an image alone has no score."""
+        raise UsageError(f"{type(self).__name__} scores an image and a text together: it gives similarities of pairs")
 
     encode_text = encode_image
 

@@ -22,7 +22,10 @@ _TYPES = {
     "Literal": Literal,
 }
 _HERE = Path(__file__).resolve().parent
-_BASES = {"Embedder": _HERE / "base.py", "DeepEmbedder": _HERE / "deep.py", "SetMatcher": _HERE / "deep.py"}
+_BASES = {
+    "Embedder": _HERE / "base.py",
+    **dict.fromkeys(("DeepEmbedder", "SetMatcher", "PairScorer"), _HERE / "deep.py"),
+}
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +14,24 @@ from cmrkit.errors import CmrkitError, UsageError
 from cmrkit.methods.inspect import find_method, load_method
 from cmrkit.pipeline.digest import source_digest
 from cmrkit.pipeline.preprocess import FITTED, apply_preprocess
+from cmrkit.pipeline.reading import readable
 from cmrkit.pipeline.store import write_json
 from cmrkit.training.rows import Rows, Spec
 
 FORMAT = 1
+TOKENIZER = "tokenizer"  # the folder of the vocabulary's files
 MODALITIES = ("image", "text")
 
 
 @dataclass(frozen=True)
 class Model:
-    """A trained method together with the preprocessing it was trained behind."""
+    """A trained method together with the preprocessing it was trained behind, and its vocabulary's ``files``."""
 
     method: Any
     preprocess: dict[str, list[str]]
     states: dict[str, list[dict[str, np.ndarray]]]
     about: dict[str, Any]
+    files: dict[str, bytes] = field(default_factory=dict)
 
     @property
     def space(self) -> str:
@@ -43,9 +46,13 @@ class Model:
         """Map raw text features (n, ...) to codes (n, bits) int8 or embeddings (n, dim) floats."""
         return self.method.encode_text(self._prepared("text", features))
 
-    def similarity(self, image: np.ndarray | Rows, text: np.ndarray | Rows) -> np.ndarray:
-        """Compare every image with every text, (n_images, n_texts), where the method compares sets."""
-        return self.method.similarity(self._prepared("image", image), self._prepared("text", text))
+    def similarity(self, image: np.ndarray | Rows, text: np.ndarray | Rows, **how: Any) -> Any:
+        """Compare every image with every text, (n_images, n_texts), where the method compares sets or scores pairs.
+
+        ``how`` are a pair scorer's ``resume``, ``key`` and ``progress``; with a shortlist it gives such a matrix for
+        each direction, ``{"i2t": .., "t2i": ..}``.
+        """
+        return self.method.similarity(self._prepared("image", image), self._prepared("text", text), **how)
 
     def encode_pair(self, image: np.ndarray | Rows, text: np.ndarray | Rows) -> np.ndarray | None:
         """Map aligned pairs to unified codes (n, bits), or None where the method has no such notion."""
@@ -60,6 +67,8 @@ class Model:
     def _prepared(self, modality: str, features: np.ndarray | Rows) -> np.ndarray | Rows:
         rows = features if isinstance(features, Rows) else Rows(np.asarray(features))
         self._check(modality, rows)
+        if self._deep:
+            rows = readable(self.method, modality, rows, self.files)
         names, states = self.preprocess[modality], self.states[modality]
         if not self._deep:
             return apply_preprocess(names, states, rows[:])
@@ -86,6 +95,9 @@ def save_checkpoint(directory: Path, model: Model) -> None:
         for i, state in enumerate(model.states[modality]):
             tensors |= {f"preprocess.{modality}.{i}.{k}": np.array(v, order="C") for k, v in state.items()}
     save_file(tensors, directory / "model.safetensors")
+    for name, content in model.files.items():
+        (directory / TOKENIZER).mkdir(exist_ok=True)
+        (directory / TOKENIZER / name).write_bytes(content)
     write_json(directory / "checkpoint.json", {"format": FORMAT, "cmrkit": __version__, **model.about})
 
 
@@ -122,7 +134,8 @@ def load_checkpoint(directory: Path, device: str = "cpu") -> Model:
     if "spec" in about:
         method.to(device)
     states = {m: [_state(tensors, m, i, n) for i, n in enumerate(names[m])] for m in MODALITIES}
-    return Model(method, names, states, about)
+    files = {path.name: path.read_bytes() for path in sorted((directory / TOKENIZER).glob("*"))}
+    return Model(method, names, states, about, files)
 
 
 def _restore(method: Any, learned: dict[str, np.ndarray], about: dict[str, Any], description: Path) -> None:

@@ -9,16 +9,19 @@ import numpy as np
 from cmrkit.pipeline.featureset import FeatureSet
 
 
-def encode_arrays(model: Any, data: FeatureSet, learned: bool = True, query: str = "query") -> dict[str, np.ndarray]:
+def encode_arrays(
+    model: Any, data: FeatureSet, learned: bool = True, query: str = "query", **scoring: Any
+) -> dict[str, np.ndarray]:
     """Return query and database codes, labels and pairs, rows aligned as pairs (one row per text).
 
     Where the database is the training set and the method learned codes for it, those are included. ``query``
-    names the split whose items are the queries. A method that compares sets gives ``similarity`` (images x
-    texts of the queries), ``pairs`` and labels instead.
+    names the split whose items are the queries. A method that compares sets or scores pairs gives ``similarity``
+    (images x texts of the queries), ``pairs`` and labels instead, and ``reverse`` where texts rank images by other
+    scores; ``scoring`` goes to a method that scores pairs.
     """
     _require_vocabulary(model, data)
     if model.space == "similarity":
-        return _similarities(model, data, query)
+        return _similarities(model, data, query, scoring)
     arrays: dict[str, np.ndarray] = {}
     for name, role in (("query", query), ("database", "database")):
         images, texts, pairs, distinct = data.parts(role)
@@ -36,9 +39,12 @@ def encode_arrays(model: Any, data: FeatureSet, learned: bool = True, query: str
     return arrays
 
 
-def _similarities(model: Any, data: FeatureSet, query: str) -> dict[str, np.ndarray]:
+def _similarities(model: Any, data: FeatureSet, query: str, scoring: dict[str, Any]) -> dict[str, np.ndarray]:
     images, texts, pairs, distinct = data.parts(query)
-    arrays = {"similarity": model.similarity(images, texts), "pairs": pairs}
+    scores = model.similarity(images, texts, **(scoring if hasattr(model.method, "score") else {}))
+    arrays = {"similarity": scores["i2t"], "reverse": scores["t2i"]} if isinstance(scores, dict) else (
+        {"similarity": scores})  # fmt: skip
+    arrays["pairs"] = pairs
     if data.labels is not None:
         labels = np.asarray(data.labels[distinct])
         arrays |= {"image_labels": labels, "text_labels": labels[pairs]}

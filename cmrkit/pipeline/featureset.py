@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +26,19 @@ class FeatureSet:
     splits: dict[str, np.ndarray]
     meta: dict[str, Any] = field(default_factory=dict)
     tables: dict[str, np.ndarray] = field(default_factory=dict)
+    roots: dict[str, Path] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, path: Path) -> FeatureSet:
-        """Return the feature set in ``path``, memory-mapped."""
+    def load(cls, path: Path, roots: dict[str, Path] | None = None) -> FeatureSet:
+        """Return the feature set in ``path``, memory-mapped; ``roots`` says where the files of photographs lie."""
         arrays = {p.stem: np.load(p, mmap_mode="r", allow_pickle=False) for p in path.glob("*.npy")}
         splits = {r: np.asarray(arrays[f"split-{r}"]) for r in ROLES if f"split-{r}" in arrays}
         tables = {k.partition("-")[2]: v for k, v in arrays.items() if k.startswith(("image-", "text-"))}
         meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))
         return cls(
-            arrays["image"], arrays["text"], arrays.get("labels"), np.asarray(arrays["pairs"]), splits, meta, tables
-        )
+            arrays["image"], arrays["text"], arrays.get("labels"), np.asarray(arrays["pairs"]), splits, meta, tables,
+            roots or {},
+        )  # fmt: skip
 
     @property
     def vocabulary(self) -> list[str] | None:
@@ -58,4 +60,11 @@ class FeatureSet:
         """Return (images, texts, pairs, image rows) of a split: each image once, ``pairs`` the image of each text."""
         images, texts = self.rows(role)
         distinct, pairs = np.unique(images, return_inverse=True)
-        return Rows(self.image, distinct), Rows(self.text, texts), pairs, distinct
+        return Rows(self.image, distinct, self.roots), Rows(self.text, texts), pairs, distinct
+
+    def limited(self, images: int) -> FeatureSet:
+        """Return this set with only the first ``images`` queries, and of the database what is left of it by that."""
+        kept = self.splits["query"][:images]
+        within = np.array_equal(self.splits["query"], self.splits["database"])
+        splits = {**self.splits, "query": kept, "database": kept if within else self.splits["database"]}
+        return replace(self, splits=splits)

@@ -11,10 +11,10 @@ from cmrkit.features import source
 from cmrkit.pipeline.digest import PACKAGE, digest_of, source_digest
 from cmrkit.pipeline.resolve import Run
 from cmrkit.recipe.manifest import Manifest
-from cmrkit.recipe.model import DataChoice
+from cmrkit.recipe.model import DataChoice, Recipe
 from cmrkit.recipe.source import did_you_mean
 
-STEPS = ("download", "prepare", "features", "train", "encode", "evaluate")
+STEPS = ("download", "prepare", "features", "train", "convert", "encode", "evaluate")
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,42 @@ def feature_step(manifest: Manifest, choice: DataChoice) -> Step:
     return Step("features", params, (prepare, download), code, f"{choice.image} + {choice.text}")
 
 
+def feature_inputs(features: Step) -> tuple[Step, ...]:
+    """Return what a step needs that reads features: with photographs that is the files they lie in, too."""
+    return (features, features.inputs[1]) if features.params["extractors"]["image"] == "photos" else (features,)
+
+
+def weights_step(recipe: Recipe, name: str) -> Step:
+    """Return the step that fetches the published weights ``name`` of a recipe."""
+    files = recipe.checkpoints[name]
+    assets = {role: [asset.path, *(asset.checksum or ("unverified", *asset.urls))] for role, asset in files.items()}
+    return Step("download", {"recipe": recipe.key, "checkpoint": name, "assets": assets}, label=f"{recipe.key} weights")
+
+
 def plan_run(run: Run) -> Step:
     """Return the last step of a run, ``evaluate``, with everything it needs behind it."""
     features = feature_step(run.manifest, run.choice)
+    read = feature_inputs(features)
+    model = convert_step(run) if run.origin == "checkpoint" else train_step(run, read)
+    code = digest_of([source_digest(run.method.path), source_digest(PACKAGE / "pipeline" / "preprocess.py")])
+    limit = {"limit": run.eval.limit} if run.eval.limit else {}
+    encode = Step("encode", limit, (model, *read), code, run.label)
+    evaluation = source_digest(PACKAGE / "evaluation" / "protocols.py")
+    return Step("evaluate", run.eval.model_dump(mode="json", exclude={"limit"}), (encode,), evaluation, run.label)
+
+
+def convert_step(run: Run) -> Step:
+    """Return the step that makes a checkpoint of the published weights for the dataset of ``run``."""
+    params = {
+        "recipe": run.recipe.key, "family": run.recipe.family, "method": run.recipe.model["name"],
+        "params": run.params, "dataset": run.dataset, "data": run.choice.model_dump(mode="json"),
+    }  # fmt: skip
+    code = digest_of([source_digest(run.method.path), source_digest(PACKAGE / "features" / "captions.py")])
+    return Step("convert", params, (weights_step(run.recipe, run.dataset),), code, run.label)
+
+
+def train_step(run: Run, read: tuple[Step, ...]) -> Step:
+    """Return the step that trains the method of ``run`` on the features that the steps in ``read`` leave."""
     code = source_digest(run.method.path)
     preprocess = source_digest(PACKAGE / "pipeline" / "preprocess.py")
     params = {
@@ -98,10 +131,8 @@ def plan_run(run: Run) -> Step:
     if run.setting.changes:
         params["setting"] = run.setting.changes
         trained_by.append(source_digest(PACKAGE / "data" / "settings.py"))
-    train = Step("train", params, (features,), digest_of(trained_by), run.label)
-    encode = Step("encode", {}, (train, features), digest_of([code, preprocess]), run.label)
-    evaluation = source_digest(PACKAGE / "evaluation" / "protocols.py")
-    return Step("evaluate", run.eval.model_dump(mode="json"), (encode,), evaluation, run.label)
+    started = (weights_step(run.recipe, "pretrained"),) if run.origin == "pretrained" else ()
+    return Step("train", params, (*read, *started), digest_of(trained_by), run.label)
 
 
 def selection_rule(run: Run) -> dict[str, Any] | None:

@@ -20,7 +20,11 @@ from cmrkit.recipe.source import did_you_mean, line_of, validate
 
 @dataclass(frozen=True)
 class Run:
-    """One training and evaluation: a method with all its parameters on one dataset."""
+    """One training and evaluation: a method with all its parameters on one dataset.
+
+    ``origin`` is where the weights come from: "checkpoint", those that the authors published for this dataset;
+    "pretrained", training from those that they published to start from; or "scratch".
+    """
 
     recipe: Recipe
     dataset: str
@@ -31,6 +35,7 @@ class Run:
     method: MethodSource
     manifest: Manifest
     setting: Setting
+    origin: str = "scratch"
 
     @property
     def label(self) -> str:
@@ -70,10 +75,12 @@ def resolve(
     bits: list[int] | None = None,
     seeds: list[int] | None = None,
     overrides: dict[str, Any] | None = None,
+    origin: str | None = None,
 ) -> list[Run]:
     """Return the runs that reproduce ``key`` on ``dataset``: the recipe's sweep, narrowed by what is given.
 
-    ``overrides`` maps dotted names (``train.iterations``) to values. Raises UsageError for anything invalid.
+    ``overrides`` maps dotted names (``train.iterations``) to values; ``origin`` is the one of `Run`, by default
+    "checkpoint" where the recipe has one for the dataset. Raises UsageError for anything invalid.
     """
     recipe = runnable_recipe(key)
     dataset = pick_dataset(recipe, dataset)
@@ -81,6 +88,9 @@ def resolve(
     method = find_method(recipe.family, recipe.model["name"])
     settings, sweep = _settings(recipe, dataset)
     asked = dict(overrides or {})
+    origin = pick_origin(recipe, dataset, origin)
+    if origin == "checkpoint":
+        sweep["seed"] = [0]  # nothing is drawn
     if bits:
         if "bits" not in method.fields:
             raise UsageError(f"{key} is not a hashing method: it has no 'bits' (see 'cmrkit show {key}')")
@@ -95,8 +105,20 @@ def resolve(
         chosen = copy.deepcopy(settings)
         for name, value in zip(sweep, point, strict=True):
             _assign(chosen, name, value, method)
-        runs.append(_run(recipe, dataset, chosen, method, path, bool(asked or bits)))
+        runs.append(_run(recipe, dataset, chosen, method, path, bool(asked or bits), origin))
     return runs
+
+
+def pick_origin(recipe: Recipe, dataset: str, origin: str | None) -> str:
+    """Return where the weights come from. Raises UsageError where the recipe has none of the kind asked for."""
+    if origin is None:
+        return "checkpoint" if dataset in recipe.checkpoints else "scratch"
+    name = dataset if origin == "checkpoint" else origin
+    if origin != "scratch" and name not in recipe.checkpoints:
+        known = ", ".join(recipe.checkpoints) or "none"
+        raise UsageError(f"{recipe.key}: no published weights {name!r} are known; there are {known}."
+                         " --from scratch trains without")  # fmt: skip
+    return origin
 
 
 def _settings(recipe: Recipe, dataset: str) -> tuple[dict[str, Any], dict[str, list[Any]]]:
@@ -129,7 +151,8 @@ def _assign(settings: dict[str, Any], name: str, value: Any, method: MethodSourc
                          " setting.X and seed")  # fmt: skip
 
 
-def _run(recipe: Recipe, dataset: str, settings: dict[str, Any], method: MethodSource, path: Path, asked: bool) -> Run:
+def _run(recipe: Recipe, dataset: str, settings: dict[str, Any], method: MethodSource, path: Path, asked: bool,
+         origin: str) -> Run:  # fmt: skip
     where = f"--set for {recipe.key}" if asked else f"{path}:{line_of(path, ['model'])}"
     params = {k: v for k, v in {**settings["model"], **settings["train"]}.items() if k != "name"}
     return Run(
@@ -142,6 +165,7 @@ def _run(recipe: Recipe, dataset: str, settings: dict[str, Any], method: MethodS
         method=method,
         manifest=load_manifest(dataset),
         setting=validate(Setting, settings["setting"], path),
+        origin=origin,
     )
 
 

@@ -43,7 +43,7 @@ def evaluable(codes: dict[str, np.ndarray], protocol: str) -> dict[str, np.ndarr
         names = ("image_labels", "text_labels") if by_label else ("pairs",)
         if missing := [n for n in names if n not in codes]:
             raise UsageError(f"protocol {protocol} needs {missing[0]}, which this dataset does not have")
-        return {n: np.asarray(codes[n]) for n in ("similarity", *names)}
+        return {n: np.asarray(codes[n]) for n in ("similarity", "reverse", *names) if n in codes}
     if by_label:
         return {k: np.asarray(v) for k, v in codes.items() if not k.endswith("_items")}
     _, first, pairs = np.unique(codes["query_items"], return_index=True, return_inverse=True)

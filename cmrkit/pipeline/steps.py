@@ -16,7 +16,7 @@ from cmrkit.pipeline.encoding import encode_arrays
 from cmrkit.pipeline.featureset import FeatureSet
 from cmrkit.pipeline.plan import Step
 from cmrkit.pipeline.store import Artifact, Store, write_json
-from cmrkit.recipe.library import load_manifest
+from cmrkit.recipe.library import load_manifest, load_recipe
 from cmrkit.training.options import Options, process_rank
 
 
@@ -32,10 +32,14 @@ class Context:
 
 
 def download(step: Step, inputs: list[Artifact], out: Path, context: Context) -> None:
-    """Fetch and verify the files of a dataset; writes where each lies."""
+    """Fetch and verify the files of a dataset, or of published weights; writes where each lies."""
     from cmrkit.pipeline.fetch import fetch_all
 
-    assets = {name: load_manifest(step.params["dataset"]).assets[name] for name in step.params["assets"]}
+    if "checkpoint" in step.params:
+        known = load_recipe(step.params["recipe"]).checkpoints[step.params["checkpoint"]]
+    else:
+        known = load_manifest(step.params["dataset"]).assets
+    assets = {name: known[name] for name in step.params["assets"]}
     paths = fetch_all(
         assets,
         destination=context.store.root / "downloads",
@@ -49,6 +53,18 @@ def download(step: Step, inputs: list[Artifact], out: Path, context: Context) ->
 
 def _files(downloaded: Artifact) -> dict[str, Path]:
     return {name: Path(path) for name, path in downloaded.json("files.json").items()}
+
+
+def _input(step: Step, inputs: list[Artifact], name: str, of: str = "") -> Artifact | None:
+    """Return the artifact of the input step ``name`` whose parameters have a field ``of``, or None."""
+    steps = zip(step.inputs, inputs, strict=True)
+    return next((artifact for s, artifact in steps if s.name == name and (not of or of in s.params)), None)
+
+
+def feature_set(step: Step, inputs: list[Artifact]) -> FeatureSet:
+    """Return the features among the inputs of ``step``, with the files of photographs where those are inputs, too."""
+    dataset = _input(step, inputs, "download", of="dataset")
+    return FeatureSet.load(_input(step, inputs, "features").path, _files(dataset) if dataset else None)
 
 
 def prepare(step: Step, inputs: list[Artifact], out: Path, context: Context) -> None:
@@ -101,6 +117,15 @@ def _check_feature(matrix: np.ndarray, what: str, width: int | None) -> None:
         raise CmrkitError(f"{what} came out {matrix.shape[-1]} wide, not {width}")
 
 
+def obtain_features(runner: Any, features: Step) -> FeatureSet:
+    """Return what a ``features`` step leaves, done by ``runner`` where it is not in the store."""
+    from cmrkit.pipeline.plan import feature_inputs
+
+    steps = feature_inputs(features)
+    reading = Step("read", {}, steps)  # stands for whoever reads them
+    return feature_set(reading, [runner.obtain(step) for step in steps])
+
+
 def train(step: Step, inputs: list[Artifact], out: Path, context: Context) -> None:
     """Fit the method on the training pairs; writes a checkpoint.
 
@@ -112,7 +137,10 @@ def train(step: Step, inputs: list[Artifact], out: Path, context: Context) -> No
 
     work = context.store.root / "partial" / step.key
     options = replace(context.training, directory=work, progress=context.progress, label=step.label)
-    model = trained_model(step.params, FeatureSet.load(inputs[0].path), step.label, options)
+    published = _input(step, inputs, "download", of="checkpoint")
+    model = trained_model(
+        step.params, feature_set(step, inputs), step.label, options, _files(published) if published else None
+    )
     if process_rank() > 0:
         return
     save_checkpoint(out, model)
@@ -121,14 +149,31 @@ def train(step: Step, inputs: list[Artifact], out: Path, context: Context) -> No
         shutil.rmtree(work)
 
 
+def convert(step: Step, inputs: list[Artifact], out: Path, context: Context) -> None:
+    """Bring published weights into the form of a checkpoint, held against the method's network."""
+    from cmrkit.pipeline.checkpoint import save_checkpoint
+    from cmrkit.pipeline.published import converted_model
+
+    save_checkpoint(out, converted_model(step.params, _files(inputs[0])))
+
+
 def encode(step: Step, inputs: list[Artifact], out: Path, context: Context) -> None:
-    """Encode the query and database items with a trained method; writes one .npy per array."""
+    """Encode the query and database items with a trained method; writes one .npy per array.
+
+    The scores of pairs are kept in the store as they come, so that a killed run goes on from there.
+    """
     from cmrkit.pipeline.checkpoint import load_checkpoint
 
     model = load_checkpoint(inputs[0].path, context.training.device)
-    for name, array in encode_arrays(model, FeatureSet.load(inputs[1].path)).items():
+    data = feature_set(step, inputs)
+    if limit := step.params.get("limit"):
+        data = data.limited(limit)
+    work = context.store.root / "partial" / step.key
+    arrays = encode_arrays(model, data, resume=work, key=step.key, progress=context.progress)
+    for name, array in arrays.items():
         np.save(out / f"{name}.npy", array)
     write_json(out / "space.json", model.space)
+    shutil.rmtree(work, ignore_errors=True)
 
 
 def evaluate(step: Step, inputs: list[Artifact], out: Path, context: Context) -> None:
@@ -147,6 +192,7 @@ FUNCTIONS: dict[str, Callable[[Step, list[Artifact], Path, Context], None]] = {
     "prepare": prepare,
     "features": features,
     "train": train,
+    "convert": convert,
     "encode": encode,
     "evaluate": evaluate,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,16 @@ from cmrkit.pipeline.checkpoint import MODALITIES, Model, _as_arguments
 from cmrkit.pipeline.digest import source_digest
 from cmrkit.pipeline.featureset import FeatureSet
 from cmrkit.pipeline.preprocess import apply_preprocess, fit_preprocess
+from cmrkit.pipeline.reading import readable, vocabulary_files
 
 
-def trained_model(params: dict[str, Any], data: FeatureSet, label: str, options: Any) -> Model:
+def trained_model(
+    params: dict[str, Any], data: FeatureSet, label: str, options: Any, published: dict[str, Path] | None = None
+) -> Model:
     """Train the method that a train step's ``params`` describe; ``options`` are those of the training loop.
 
-    Raises UsageError where the data cannot serve, CmrkitError where training diverges.
+    ``published`` are the files of a checkpoint that training starts from, by role. Raises UsageError where the data
+    cannot serve, CmrkitError where training diverges.
     """
     from cmrkit.methods.inspect import find_method, load_method
 
@@ -28,7 +33,10 @@ def trained_model(params: dict[str, Any], data: FeatureSet, label: str, options:
     about |= {"code": source_digest(source.path), "widths": {m: _width(getattr(data, m)) for m in MODALITIES}}
     method = load_method(source)(**_as_arguments(params["params"]))
     about["space"] = method.space
-    model = (_train_deep if source.deep else _train_shallow)(method, params, data, about, options)
+    if source.deep:
+        model = _train_deep(method, params, data, about, options, published)
+    else:
+        model = _train_shallow(method, params, data, about, options)
     _require_finite(method, label)
     return model
 
@@ -70,11 +78,18 @@ def _train_shallow(method: Any, params: dict[str, Any], data: FeatureSet, about:
     return Model(method, names, states, about)
 
 
-def _train_deep(method: Any, params: dict[str, Any], data: FeatureSet, about: dict[str, Any], options: Any) -> Model:
+def _train_deep(
+    method: Any, params: dict[str, Any], data: FeatureSet, about: dict[str, Any], options: Any,
+    published: dict[str, Path] | None,
+) -> Model:  # fmt: skip
+    from cmrkit.pipeline.published import read_published, tokenizer_files
     from cmrkit.training.rows import Rows, TrainingSet
 
     texts, pairs, distinct, labels = _training_pairs(data, params.get("setting", {}))
-    raw = {"image": Rows(data.image, distinct), "text": Rows(data.text, texts)}
+    raw = {"image": Rows(data.image, distinct, data.roots), "text": Rows(data.text, texts)}
+    files = tokenizer_files(published) if published else {}
+    if data.meta["text"]["kind"] == "captions":
+        files = files or vocabulary_files(method, raw["text"][:])
     names, states, rows = params["preprocess"], {}, {}
     for m in MODALITIES:
         if names[m] and (kind := data.meta[m]["kind"]) != "vectors":
@@ -82,13 +97,16 @@ def _train_deep(method: Any, params: dict[str, Any], data: FeatureSet, about: di
         # Statistics of a few large features; rows that nothing is done to stay on disk.
         array = np.asarray(raw[m][:], dtype=np.float64) if names[m] else None
         states[m] = fit_preprocess(names[m], array) if names[m] else []
-        rows[m] = np.float32(apply_preprocess(names[m], states[m], array)) if names[m] else raw[m]
+        rows[m] = np.float32(apply_preprocess(names[m], states[m], array)) if names[m] else (
+            readable(method, m, raw[m], files, training=True))  # fmt: skip
     words = data.vocabulary
     about["vocabulary"] = words
-    training = TrainingSet(rows["image"], rows["text"], pairs, labels, words and len(words), data.tables)
+    size = len(words) if words else rows["text"].reader.vocabulary if files else None
+    training = TrainingSet(rows["image"], rows["text"], pairs, labels, size, data.tables)
     about["spec"] = training.spec.as_json()
-    model = Model(method, names, states, about)
-    method.fit_set(training, options, _selection(model, data, params.get("selection")))
+    model = Model(method, names, states, about, files)
+    initial = read_published(method, published) if published else None
+    method.fit_set(training, options, _selection(model, data, params.get("selection")), initial)
     return model
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from cmrkit.recipe.manifest import Asset
 from cmrkit.recipe.source import Frozen
 
 FAMILIES = (
@@ -91,7 +92,8 @@ class EvalChoice(Frozen):
     """The protocol a paper is judged under. ``database`` says where the database's codes come from.
 
     ``selection`` is the split on which hyper-parameters or the best epoch were chosen: "query" says that the
-    paper used the very items it reports on.
+    paper used the very items it reports on. ``limit`` keeps so many query images, with their texts, and 0 all: what
+    comes out is no paper's protocol any more.
     """
 
     protocol: str
@@ -100,6 +102,7 @@ class EvalChoice(Frozen):
     ties: Literal["expected", "stable", "best", "worst"] = "expected"
     similarity: str | None = None
     selection: Literal["none", "val", "query"] = "none"
+    limit: Annotated[int, Field(ge=0)] = 0
 
 
 class Claim(Frozen):
@@ -117,11 +120,12 @@ class Claim(Frozen):
 
 
 class Compute(Frozen):
-    """What a run costs, roughly."""
+    """What a run costs, roughly. ``gflop_per_pair`` is what one pair costs a method that scores pair by pair."""
 
     device: Literal["cpu", "gpu"] = "cpu"
     minutes: float
     memory_gb: float | None = None
+    gflop_per_pair: float | None = None
 
 
 class Override(Frozen):
@@ -136,7 +140,11 @@ class Override(Frozen):
 
 
 class Recipe(Frozen):
-    """One paper: what it is, and, where a method exists, everything needed to run and judge it."""
+    """One paper: what it is, and, where a method exists, everything needed to run and judge it.
+
+    ``checkpoints`` are the weights that its authors published, by the dataset they are evaluated on, with the files
+    of their tokenizer; "pretrained" ones are where fine-tuning starts.
+    """
 
     key: str
     family: Literal[FAMILIES]
@@ -150,6 +158,7 @@ class Recipe(Frozen):
     setting: Setting = Setting()
     eval: EvalChoice | None = None
     on: dict[str, Override] = {}
+    checkpoints: dict[str, dict[Literal["weights", "vocabulary", "merges"], Asset]] = {}
     sweep: dict[str, list[Any]] = {}
     provenance: dict[str, str] = {}
     claims: tuple[Claim, ...] = ()
@@ -180,9 +189,14 @@ class Recipe(Frozen):
                 raise ValueError(f"a {self.status} recipe needs {field!r}")
         if "name" not in self.model:
             raise ValueError("'model' needs a 'name', the stem of the method's file")
-        for dataset in [*self.on, *(claim.dataset for claim in self.claims)]:
+        published = [name for name in self.checkpoints if name != "pretrained"]
+        for name, files in self.checkpoints.items():
+            if "weights" not in files:
+                raise ValueError(f"checkpoints.{name} has no 'weights'")
+        for dataset in [*self.on, *published, *(claim.dataset for claim in self.claims)]:
             if dataset not in self.data:
-                raise ValueError(f"dataset {dataset!r} is named under 'on' or 'claims' but not under 'data'")
+                raise ValueError(f"dataset {dataset!r} is named under 'on', 'checkpoints' or 'claims', but not"
+                                 " under 'data'")  # fmt: skip
         self._check_provenance()
         return self
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cmrkit.training.rows import Rows, TrainingSet
+from cmrkit.training.rows import ReadRows, Rows, TrainingSet
 
 RESIDENT = 1 << 30  # bytes up to which a modality is held as one tensor on the device
 
@@ -64,6 +64,12 @@ class Feed:
         resident = isinstance(self.image, Tensor) and isinstance(self.text, Tensor)
         self.workers = (0 if resident else 2) if workers is None else workers
 
+    def start_epoch(self, epoch: int) -> None:
+        """Let readers of random changes draw those of ``epoch``."""
+        for source in (self.image, self.text):
+            if isinstance(source, ReadRows):
+                source.reader.epoch = epoch
+
     def batches(self, parts: list[Tensor]) -> Iterator[Batch]:
         """Yield the batch of each tensor of training rows, in order; how many threads read ahead changes nothing."""
         if not self.workers:
@@ -110,4 +116,4 @@ class Feed:
 
 def _source(rows: Rows | np.ndarray, device: torch.device) -> Tensor | Rows:
     rows = rows if isinstance(rows, Rows) else Rows(rows)
-    return to_tensor(rows[:]).to(device) if rows.nbytes <= RESIDENT else rows
+    return to_tensor(rows[:]).to(device) if rows.fixed and rows.nbytes <= RESIDENT else rows

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,3 +64,30 @@ def cut_history(directory: Path, lines: int) -> None:
     if path.is_file():
         kept = path.read_text(encoding="utf-8").splitlines(keepends=True)[:lines]
         path.write_text("".join(kept), encoding="utf-8")
+
+
+def fill(net: Any, weights: Mapping[str, Any], what: str, may_lack: tuple[str, ...] | None = None) -> list[str]:
+    """Load ``weights`` into ``net`` and return the names of its tensors that they lack.
+
+    Those must begin with one of ``may_lack``; None lets them lack what they will, as where fine-tuning starts, but
+    not everything. Raises CmrkitError naming the first tensors that are missing, left over, or of another shape.
+    """
+    wanted = net.state_dict()
+    lacking = [name for name in wanted if name not in weights]
+    extra = [name for name in weights if name not in wanted]
+    shaped = [n for n in wanted if n in weights and weights[n].shape != wanted[n].shape]
+    missing = [] if may_lack is None else [name for name in lacking if not name.startswith(tuple(may_lack))]
+    faults = []
+    if missing:
+        faults.append(f"{', '.join(missing[:3])} missing ({len(missing)} of {len(wanted)})")
+    if extra:
+        faults.append(f"{', '.join(extra[:3])} not of this network ({len(extra)} of {len(weights)})")
+    if shaped:
+        have, want = list(weights[shaped[0]].shape), list(wanted[shaped[0]].shape)
+        faults.append(f"{shaped[0]} is {have} instead of {want} ({len(shaped)} such tensors)")
+    if len(lacking) == len(wanted):
+        faults = [f"none of the network's {len(wanted)} tensors is among its {len(weights)}"]
+    if faults:
+        raise CmrkitError(f"{what}: these are not this network's weights: {'; '.join(faults)}")
+    net.load_state_dict(weights, strict=False)
+    return lacking

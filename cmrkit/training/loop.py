@@ -34,7 +34,8 @@ class Loop:
     A method sees: ``train`` (the TrainingSet), ``labels`` (n_images, c) float32 and ``pairs`` (n_texts,) int64 on
     ``device``, ``spec``, ``net``, ``optimizers`` by name, ``epoch`` and ``step`` (both from 0), ``steps`` and
     ``steps_per_epoch``, ``generator`` (that of the order), and ``state``, a dict of tensors and numbers that is
-    saved with the checkpoint. ``validate`` scores the method, larger for better, after every epoch.
+    saved with the checkpoint. ``validate`` scores the method, larger for better, after every epoch. ``initial`` are
+    tensors that the network starts from, under its own names.
     """
 
     def __init__(
@@ -43,9 +44,10 @@ class Loop:
         data: TrainingSet,
         options: Options,
         validate: Callable[[Any], float] | None = None,
+        initial: dict[str, Tensor] | None = None,
     ):
         self.method, self.train, self.options, self.validate = method, data, options, validate
-        self.spec = data.spec
+        self.spec, self.initial = data.spec, initial
         _check_settings(method)
         self.device = distributed.join(pick_device(options.device))
         if distributed.size() > 1 and not method.data_parallel:
@@ -159,11 +161,14 @@ class Loop:
         self._saved_at = time.monotonic()
         if not self._resume():
             (self.directory / checkpoint.HISTORY).unlink(missing_ok=True)
+            if self.initial is not None:
+                checkpoint.fill(self.net, self.initial, f"{self.options.label}: the weights to start from")
             method.start(self.net, self)
             if distributed.rank():
                 torch.manual_seed(method.seed + 7919 * distributed.rank())
 
     def _run_epoch(self) -> None:
+        self.feed.start_epoch(self.epoch)
         if self.order is None:
             self._set_modes()
             self.method.epoch_start(self.net, self)

@@ -10,10 +10,14 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Rows:
-    """Some rows of an array of any trailing shape, in order, without copying it: ``rows[3:5]`` reads two."""
+    """Some rows of an array of any trailing shape, in order, without copying it: ``rows[3:5]`` reads two.
+
+    ``roots`` says where the files lie that rows of kind "photos" name.
+    """
 
     array: np.ndarray
     index: np.ndarray | None = None  # (n,) rows of ``array``; None: all
+    roots: Any = None
 
     def __len__(self) -> int:
         return len(self.array) if self.index is None else len(self.index)
@@ -41,9 +45,58 @@ class Rows:
         """Bytes that the selection would take in memory, as stored."""
         return len(self) * int(np.prod(self.array.shape[1:], dtype=np.int64)) * self.array.dtype.itemsize
 
+    @property
+    def fixed(self) -> bool:
+        """Whether a row is the same each time it is read."""
+        return True
+
     def take(self, rows: np.ndarray) -> Rows:
         """Return a selection of this selection."""
-        return Rows(self.array, rows if self.index is None else self.index[rows])
+        return Rows(self.array, rows if self.index is None else self.index[rows], self.roots)
+
+
+@dataclass(frozen=True)
+class ReadRows(Rows):
+    """Rows that a ``reader`` makes of stored ones when they are asked for: pixels of photographs, ids of captions.
+
+    The reader takes (stored rows, their places in the array) and has the ``shape`` and ``dtype`` of what comes out;
+    ``fixed`` says that a row is the same each time, and may be kept.
+    """
+
+    reader: Any = None
+
+    def __getitem__(self, which: Any) -> np.ndarray:
+        places = np.arange(len(self.array)) if self.index is None else self.index
+        return self.reader(super().__getitem__(which), places[which])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of what is read."""
+        return (len(self), *self.reader.shape)
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes of what is read."""
+        return 1 + len(self.reader.shape)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of what is read."""
+        return self.reader.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that all rows would take once read."""
+        return len(self) * int(np.prod(self.reader.shape, dtype=np.int64)) * self.dtype.itemsize
+
+    @property
+    def fixed(self) -> bool:
+        """Whether a row is the same each time it is read."""
+        return self.reader.fixed
+
+    def take(self, rows: np.ndarray) -> ReadRows:
+        """Return a selection of this selection."""
+        return ReadRows(self.array, rows if self.index is None else self.index[rows], self.roots, self.reader)
 
 
 @dataclass(frozen=True)

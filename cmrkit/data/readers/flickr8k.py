@@ -19,6 +19,7 @@ from cmrkit.errors import UsageError
 
 # A feature of the resized images carries their size in its name: it never passes for one of the originals.
 OF_PIXELS = (
+    "photos",
     "pixels",
     "color-edge-hist",
     "mobilenetv2-pooled",

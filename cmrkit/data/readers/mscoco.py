@@ -11,7 +11,7 @@ from cmrkit.data.paired import PairedData
 from cmrkit.data.reading import asset, require, rows_in_order
 
 SHIPPED = ("bottomup-36",)  # regions that come without the photographs
-IMAGE = ("pixels", "color-edge-hist", "mobilenetv2-pooled", "mobilenetv2-grid", *SHIPPED)
+IMAGE = ("photos", "pixels", "color-edge-hist", "mobilenetv2-pooled", "mobilenetv2-grid", *SHIPPED)
 TEXT = ("captions", "bow", "tfidf", "tfidf-lsa-256", "tokens")
 TESTS = {"test-5k": "test-captions", "test-5k-gz": "test-captions-gz"}
 
