@@ -18,6 +18,7 @@ VERBS = {
     "reproduce": "run a paper's recipe and judge the result",
     "eval": "evaluate a checkpoint, or codes and rankings made elsewhere",
     "index": "export database codes as a FAISS index",
+    "search": "find images by text, or texts by image, with a checkpoint",
     "cache": "list, verify, pin and collect what was computed",
     "doctor": "check this installation",
     "schema": "print the JSON Schema of recipes, for editors",

@@ -35,10 +35,11 @@ def describe(runs: list[Run]) -> dict[str, Any]:
             "seconds": artifact.manifest["seconds"] if artifact else None,
         })  # fmt: skip
     manifest, files = runs[0].manifest, []
+    of_dataset = {asset.path: manifest.licence for asset in manifest.assets.values()}
     for name, asset in needed_files(runs[0]).items():
         found = locate(asset, destination=context.store.root / "downloads", mirror=list(context.mirror))
         files.append({"name": name, "path": asset.path, "bytes": asset.size, "found": str(found) if found else None,
-                      "licence": asset.licence or (manifest.licence if asset in manifest.assets.values() else None), "urls": list(asset.urls)})  # fmt: skip
+                      "licence": asset.licence or of_dataset.get(asset.path), "urls": list(asset.urls)})  # fmt: skip
     compute = runs[0].recipe.compute
     todo = any(row["name"] == "encode" and not row["cached"] for row in rows)
     return {
