@@ -94,7 +94,7 @@ class Photos:
 
 def list_images(root: Path) -> Photos:
     """Return the images of a folder, with its subfolders, or zip archive. Raises UsageError where there is none."""
-    from cmrkit.data.images import member_names
+    from cmrkit.data.archives import member_names
 
     if not root.exists():
         raise UsageError(f"{root}: no such folder or archive")

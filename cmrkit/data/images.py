@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import io
-import os
 import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
+from cmrkit.data.archives import member_names, read_member
 from cmrkit.errors import CmrkitError, UsageError
 
 # What Pillow and zipfile raise on damaged files.
@@ -33,7 +32,7 @@ _UNREADABLE = (
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Image files inside zip archives or folders, as a sequence of RGB arrays.
+    """Image files inside archives or folders, as a sequence of RGB arrays.
 
     ``members`` gives each image as (asset, name): the name under which the dataset's manifest declares the
     archive, and the path inside it. What is stored about a dataset thus does not depend on where its files
@@ -52,7 +51,7 @@ class ImageFiles:
         if asset not in self.roots:
             raise CmrkitError(f"image {name} is wanted, but nothing says where the asset {asset!r} lies")
         try:
-            return decode(_read(self.roots[asset], name))
+            return decode(read_member(self.roots[asset], name))
         except _UNREADABLE as error:
             raise CmrkitError(f"{self.roots[asset]}: image {name} cannot be read: {error}") from error
 
@@ -108,28 +107,3 @@ def find_images(images: Sequence[str], roots: Mapping[str, Path]) -> ImageFiles:
         where = ", ".join(str(root) for root in roots.values())
         raise UsageError(f"{where}: no image {missing[0]} ({len(missing)} of {len(images)} are missing)")
     return ImageFiles(tuple(found[image] for image in images), roots)
-
-
-def member_names(root: Path) -> list[str]:
-    """Return the names of the files in a zip archive or below a folder, sorted.
-
-    Raises CmrkitError where ``root`` is neither.
-    """
-    if root.is_dir():
-        return sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
-    try:
-        names = _archive(root, os.getpid()).namelist()
-    except (OSError, zipfile.BadZipFile) as error:
-        raise CmrkitError(f"{root}: not a zip archive or folder of images: {error}") from error
-    return sorted(name for name in names if not name.endswith("/") and not name.startswith("__MACOSX/"))
-
-
-def _read(root: Path, name: str) -> bytes:
-    return (root / name).read_bytes() if root.is_dir() else _archive(root, os.getpid()).read(name)
-
-
-@lru_cache(maxsize=4)
-def _archive(root: Path, process: int) -> zipfile.ZipFile:
-    # Opening an archive reads its whole directory, which would cost more than the image itself. A forked
-    # process needs its own, because the position in an open file is shared with its parent.
-    return zipfile.ZipFile(root)

@@ -1,11 +1,13 @@
-"""Scenarios that corrupt the training data on purpose: noisy labels and noisy correspondence.
+"""Scenarios that make training harder on purpose: noisy labels, noisy correspondence, data that arrive in rounds.
 
 What a recipe declares under ``setting`` is applied here to the training split alone; queries and database keep their
-labels and pairs. Who is corrupted depends on the setting's own seed, never on the method's, so that all methods and
-all their seeds meet the same noise.
+labels and pairs. Who is corrupted, and what arrives when, depends on the setting's own seed, never on the method's,
+so that all methods and all their seeds meet the same noise and the same stream.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import numpy as np
 
@@ -28,14 +30,28 @@ def noisy_labels(labels: np.ndarray, rate: float, seed: int) -> np.ndarray:
     return noisy
 
 
-def noisy_pairs(pairs: np.ndarray, rate: float, seed: int) -> np.ndarray:
+def noisy_pairs(pairs: np.ndarray, rate: float, seed: int, unit: Literal["text", "image"] = "text") -> np.ndarray:
     """Return ``pairs`` (n_texts,), the image of each text, with a share ``rate`` of them permuted among each other.
 
-    This is the noisy correspondence of NCR and its successors: some texts get the image of another text, and a few of
-    them get their own back. The texts that a lower rate permutes are among those of a higher one.
+    This is noisy correspondence: some texts get the image of another text, and a few of them get their own back. With
+    ``unit`` "image" a share of the images is permuted, and all texts of an image move together, as in the code of NCR
+    and its successors. What a lower rate permutes is among what a higher one does.
     """
     rng = np.random.default_rng([seed, 1])
-    chosen = rng.permutation(len(pairs))[: round(rate * len(pairs))]
-    noisy = np.array(pairs)
-    noisy[chosen] = pairs[rng.permutation(chosen)]
-    return noisy
+    images = pairs if unit == "text" else np.arange(pairs.max() + 1)
+    chosen = rng.permutation(len(images))[: round(rate * len(images))]
+    noisy = np.array(images)
+    noisy[chosen] = images[rng.permutation(chosen)]
+    return noisy if unit == "text" else noisy[pairs]
+
+
+def rounds(pairs: np.ndarray, chunk: int, seed: int) -> list[np.ndarray]:
+    """Return the rows of ``pairs`` (n_texts,), the image of each text, in the rounds in which they arrive.
+
+    Images arrive in random order, ``chunk`` a round, each with all its texts. There are floor(n_images / chunk) rounds,
+    but at least one, and the last takes what is left over, as in the code of online hashing (LEMON).
+    """
+    count = int(pairs.max()) + 1
+    arrival = np.random.default_rng([seed, 2]).permutation(count)
+    number = np.minimum(arrival // chunk, max(count // chunk, 1) - 1)[pairs]
+    return [np.flatnonzero(number == k) for k in range(number.max() + 1)]

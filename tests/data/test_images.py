@@ -55,7 +55,7 @@ def test_an_image_that_cannot_be_decoded_is_named(archive):
 
 def test_a_file_that_is_no_archive_is_an_error(tmp_path):
     (tmp_path / "x.zip").write_bytes(b"nothing")
-    with pytest.raises(CmrkitError, match="not a zip archive"):
+    with pytest.raises(CmrkitError, match="not a zip or tar archive"):
         find_images(["a.png"], {"photos": tmp_path / "x.zip"})
 
 

@@ -6,7 +6,7 @@ from cmrkit.features.captions import CaptionReader, clean, training_words
 
 CAPTIONS = np.array([b"A red dog runs.", "A café, blue".encode(), b"dog"])
 WORDS = {"words.txt": training_words(CAPTIONS)}
-BERT = "[PAD] [UNK] [CLS] [SEP] a red dog runs ##s run blue .".split()
+BERT = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "red", "dog", "runs", "##s", "run", "blue", "."]
 
 
 def test_words_are_those_of_the_captions_sorted():
