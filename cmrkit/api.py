@@ -45,11 +45,13 @@ def reproduce(
     offline: bool = False,
     cache: str | Path | None = None,
     origin: str | None = None,
+    skip_bad: bool = False,
 ) -> dict[str, Any]:
     """Reproduce a paper's result and return the document that ``cmrkit reproduce --json`` prints.
 
     Without ``bits`` or ``seeds`` the recipe's own sweep is run. ``origin`` is "checkpoint", weights that the authors
-    published, "pretrained", training from such weights, or "scratch"; by default the first where there is one. Raises
+    published, "pretrained", training from such weights, or "scratch"; by default the first where there is one. With
+    ``skip_bad`` images that cannot be read, or one of whose captions is empty, are left out and counted. Raises
     UsageError for invalid choices and CmrkitError where a step fails.
     """
     from tqdm import tqdm
@@ -60,7 +62,7 @@ def reproduce(
     if force is not None and force not in STEPS:
         raise UsageError(f"no step {force!r}{did_you_mean(force, STEPS)}; steps are {', '.join(STEPS)}")
     runs = resolve(key, dataset, bits=bits, seeds=seeds, overrides=overrides, origin=origin)
-    last_steps = [plan_run(run) for run in runs]
+    last_steps = [plan_run(run, skip_bad) for run in runs]
     runner = Runner(open_context(offline, cache), force)
     documents = []
     bar = tqdm(list(zip(runs, last_steps, strict=True)), desc=key, unit="run", leave=False,
@@ -89,7 +91,7 @@ def reproduce(
     return {
         "recipe": key,
         "dataset": first.dataset,
-        "protocol": describe_protocol(first),
+        "protocol": describe_protocol(first, documents[0]["skipped"]),
         "origin": first.origin,
         "runs": documents,
         "summary": summarise(documents),
@@ -130,8 +132,11 @@ def _preprocessing(run: Run) -> str:
     return image if image == text else f"{image}/{text}"
 
 
-def describe_protocol(run: Run) -> str:
-    """Return the protocol in one line, with everything that distinguishes it from its neighbours."""
+def describe_protocol(run: Run, skipped: int = 0) -> str:
+    """Return the protocol in one line, with everything that distinguishes it from its neighbours.
+
+    ``skipped`` is the number of images that were left out as bad.
+    """
     choice = run.eval
     parts = [choice.protocol, f"split {run.choice.split}", f"features {run.choice.image} + {run.choice.text}"]
     if choice.protocol == "hamming-map":
@@ -146,6 +151,8 @@ def describe_protocol(run: Run) -> str:
     if choice.limit:
         parts.append(f"only the first {choice.limit} query images: comparable with no table")
     parts += [f"{name} {value}" for name, value in run.setting.changes.items() if name != "seed"]
+    if skipped:
+        parts.append(f"{skipped} bad image{'s' if skipped > 1 else ''} left out of the data")
     return ", ".join(parts)
 
 
@@ -160,11 +167,18 @@ def _run_document(run: Run, step: Step, artifact: Artifact, runner: Any) -> dict
         "params": run.params,
         "seed": run.params["seed"],
         "setting": run.setting.changes,
+        "skipped": _skipped(steps, runner),
         "metrics": scores["metrics"],
         "variants": scores["variants"],
         "record": str(record),
         "checkpoint": str(next(store.root / "artifacts" / n / steps[n] for n in ("train", "convert") if n in steps)),
     }
+
+
+def _skipped(steps: dict[str, str], runner: Any) -> int:
+    """Return how many images the features of a run left out because they, or a caption of theirs, were no good."""
+    features = runner.context.store.find("features", steps["features"])
+    return len(features.json("meta.json")["skipped"]) if features else 0
 
 
 def _record(run: Run, steps: dict[str, str], scores: dict[str, Any], runner: Any) -> dict[str, Any]:
@@ -179,6 +193,7 @@ def _record(run: Run, steps: dict[str, str], scores: dict[str, Any], runner: Any
         "params": run.params,
         "seed": run.params["seed"],
         "setting": run.setting.changes,
+        "skipped": _skipped(steps, runner),
         "eval": run.eval.model_dump(mode="json"),
         "origin": run.origin,
         "steps": steps,

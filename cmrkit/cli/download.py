@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import click
 
+from cmrkit.cli.completion import complete_downloadable
 from cmrkit.cli.shared import dataset_option, json_option, offline_option, print_json
 from cmrkit.errors import UsageError
-from cmrkit.pipeline.plan import needed_assets
-from cmrkit.pipeline.resolve import pick_dataset, runnable_recipe
-from cmrkit.recipe.library import dataset_keys, load_manifest, recipe_keys
-from cmrkit.recipe.source import did_you_mean
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_downloadable)
 @click.option("--all-assets", is_flag=True, help="Every file of the dataset, optional ones too.")
 @dataset_option
 @offline_option
@@ -22,6 +19,7 @@ def command(name: str, all_assets: bool, dataset: str | None, offline: bool, as_
     """Fetch and verify the files of dataset NAME, or all that recipe NAME needs; train nothing."""
     from cmrkit.api import open_context
     from cmrkit.pipeline.fetch import fetch_all
+    from cmrkit.recipe.library import load_manifest
 
     context = open_context(offline)
     assets = {
@@ -47,6 +45,11 @@ def command(name: str, all_assets: bool, dataset: str | None, offline: bool, as_
 
 
 def _wanted(name: str, dataset: str | None, all_assets: bool) -> dict[str, list[str]]:
+    from cmrkit.pipeline.plan import needed_assets
+    from cmrkit.pipeline.resolve import pick_dataset, runnable_recipe
+    from cmrkit.recipe.library import dataset_keys, load_manifest, recipe_keys
+    from cmrkit.recipe.source import did_you_mean
+
     if name in dataset_keys():
         if dataset:
             raise UsageError(f"{name!r} is a dataset already: --dataset goes with a recipe")

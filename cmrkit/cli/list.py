@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
+from cmrkit.cli.completion import complete_dataset, complete_family
 from cmrkit.cli.shared import json_option, print_json
 from cmrkit.errors import UsageError
-from cmrkit.recipe.library import dataset_keys, load_all
-from cmrkit.recipe.model import FAMILIES, Recipe
-from cmrkit.recipe.source import did_you_mean
+
+if TYPE_CHECKING:
+    from cmrkit.recipe.model import Recipe
 
 
 def entry(recipe: Recipe) -> dict:
@@ -29,13 +32,19 @@ def entry(recipe: Recipe) -> dict:
 
 
 @click.command(name="list")
-@click.option("--family", "-f", help="Only this family, or part of a family's or heading's name.")
+@click.option(
+    "--family", "-f", shell_complete=complete_family, help="Only this family, or part of a family's or heading's name."
+)
 @click.option("--status", "-s", type=click.Choice(["catalogued", "runnable", "verified"]), help="Only this status.")
-@click.option("--dataset", "-d", help="Only recipes that name this dataset.")
+@click.option("--dataset", "-d", shell_complete=complete_dataset, help="Only recipes that name this dataset.")
 @click.option("--year", "-y", type=int, help="Only this year.")
 @json_option
 def command(family: str | None, status: str | None, dataset: str | None, year: int | None, as_json: bool) -> None:
     """Browse the catalogue by family, status, dataset and year. 'runnable' includes verified ones."""
+    from cmrkit.recipe.library import dataset_keys, load_all
+    from cmrkit.recipe.model import FAMILIES
+    from cmrkit.recipe.source import did_you_mean
+
     if dataset and dataset not in dataset_keys():
         raise UsageError(f"no dataset {dataset!r}{did_you_mean(dataset, dataset_keys())}")
     entries = [entry(r) for r in load_all()]

@@ -16,11 +16,16 @@ VERBS = {
     "plan": "the steps of a reproduction, cached or not, and what is missing",
     "download": "fetch and verify a dataset's files, nothing more",
     "reproduce": "run a paper's recipe and judge the result",
+    "compare": "papers side by side: one split, one protocol, tests, tables and figures",
+    "report": "write one page about all papers and every result here",
     "eval": "evaluate a checkpoint, or codes and rankings made elsewhere",
     "index": "export database codes as a FAISS index",
     "search": "find images by text, or texts by image, with a checkpoint",
+    "attest": "write what runs came to as a file that others can check",
+    "verify": "check such a file: its hash, its code and data, its numbers run again",
     "cache": "list, verify, pin and collect what was computed",
     "doctor": "check this installation",
+    "completion": "print the completion script of bash, zsh or fish",
     "schema": "print the JSON Schema of recipes, for editors",
     "new": "start a paper from a relative",
 }
@@ -38,6 +43,14 @@ class Verbs(click.Group):
         if name not in VERBS:
             return None
         return importlib.import_module(f"cmrkit.cli.{name}").command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list:
+        """Offer the verbs without importing any of them."""
+        from click.shell_completion import CompletionItem
+
+        verbs = {verb: text.replace(",", ";") for verb, text in VERBS.items()}  # fish cuts descriptions at a comma
+        found = [CompletionItem(verb, help=text) for verb, text in verbs.items() if verb.startswith(incomplete)]
+        return found or click.Command.shell_complete(self, ctx, incomplete)
 
     def resolve_command(self, ctx: click.Context, args: list[str]):
         """Resolve the verb, offering the nearest one where it is unknown."""

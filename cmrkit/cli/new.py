@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 import yaml
 
+from cmrkit.cli.completion import complete_recipe, complete_runnable
 from cmrkit.cli.shared import json_option, print_json
 from cmrkit.errors import CmrkitError, UsageError
 from cmrkit.methods.inspect import find_method
@@ -17,8 +18,10 @@ from cmrkit.recipe.source import read_yaml
 
 
 @click.command()
-@click.argument("key")
-@click.option("--like", required=True, metavar="OTHER", help="A runnable recipe to start from.")
+@click.argument("key", shell_complete=complete_recipe)
+@click.option(
+    "--like", required=True, metavar="OTHER", shell_complete=complete_runnable, help="A runnable recipe to start from."
+)
 @json_option
 @click.option("--into", type=click.Path(path_type=Path), help="A directory of your own papers (see CMRKIT_PATH).")
 def command(key: str, like: str, into: Path | None, as_json: bool) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from cmrkit.cli.completion import complete_runnable
 from cmrkit.cli.shared import (
     dataset_option,
     human_size,
@@ -14,18 +15,21 @@ from cmrkit.cli.shared import (
     limited,
     origin_option,
     print_json,
+    skip_bad_option,
 )
-from cmrkit.pipeline.plan import needed_assets, plan_run
-from cmrkit.pipeline.resolve import Run, parse_integers, parse_overrides, resolve
+
+if TYPE_CHECKING:
+    from cmrkit.pipeline.resolve import Run
 
 
-def describe(runs: list[Run]) -> dict[str, Any]:
+def describe(runs: list[Run], skip_bad: bool = False) -> dict[str, Any]:
     """Return the steps of some runs, cached or not, and the files they need, found or missing."""
     from cmrkit.api import open_context
     from cmrkit.pipeline.fetch import locate
+    from cmrkit.pipeline.plan import plan_run
 
     context = open_context()
-    steps = {s.key: s for run in runs for s in plan_run(run).ancestry()}
+    steps = {s.key: s for run in runs for s in plan_run(run, skip_bad).ancestry()}
     rows = []
     for step in steps.values():
         artifact = context.store.find(step.name, step.key)
@@ -52,6 +56,8 @@ def describe(runs: list[Run]) -> dict[str, Any]:
 
 def needed_files(run: Run) -> dict[str, Any]:
     """Return the assets that a run needs, by name: its dataset's, and those of published weights."""
+    from cmrkit.pipeline.plan import needed_assets
+
     files = {name: run.manifest.assets[name] for name in needed_assets(run.manifest, run.choice)}
     name = {"checkpoint": run.dataset, "pretrained": "pretrained"}.get(run.origin)
     return {**files, **(run.recipe.checkpoints[name] if name else {})}
@@ -90,19 +96,22 @@ def matrix_speed(size: int = 1024) -> float:
 
 
 @click.command()
-@click.argument("key")
+@click.argument("key", shell_complete=complete_runnable)
 @dataset_option
 @click.option("--bits", help="Code lengths, such as 16,32.")
 @click.option("--seed", help="Seeds, such as 0,1,2.")
 @click.option("--set", "sets", multiple=True, metavar="NAME=VALUE", help="Change a parameter.")
 @origin_option
 @limit_option
+@skip_bad_option
 @json_option
-def command(key, dataset, bits, seed, sets, origin, limit, as_json) -> None:
+def command(key, dataset, bits, seed, sets, origin, limit, skip_bad, as_json) -> None:
     """Show the steps of a reproduction: cached or not, sizes, times; missing files are named."""
+    from cmrkit.pipeline.resolve import parse_integers, parse_overrides, resolve
+
     runs = resolve(key, dataset, bits=parse_integers(bits, "--bits"), seeds=parse_integers(seed, "--seed"),
                    overrides=limited(parse_overrides(list(sets)), limit), origin=origin)  # fmt: skip
-    document = describe(runs)
+    document = describe(runs, skip_bad)
     print_json(document) if as_json else print_plan(document)
 
 

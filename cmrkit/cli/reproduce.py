@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import sys
 import time
+from typing import TYPE_CHECKING
 
 import click
 
+from cmrkit.cli.completion import complete_runnable
 from cmrkit.cli.shared import (
     dataset_option,
     json_option,
@@ -16,14 +18,16 @@ from cmrkit.cli.shared import (
     offline_option,
     origin_option,
     print_json,
+    skip_bad_option,
 )
 from cmrkit.errors import UsageError
-from cmrkit.pipeline.resolve import Run, parse_integers, parse_overrides, resolve
-from cmrkit.training.options import process_count
+
+if TYPE_CHECKING:
+    from cmrkit.pipeline.resolve import Run
 
 
 @click.command()
-@click.argument("key")
+@click.argument("key", shell_complete=complete_runnable)
 @dataset_option
 @click.option("--bits", help="Code lengths, such as 16,32; the recipe's sweep where left out.")
 @click.option("--seed", help="Seeds, such as 0,1,2; the recipe's sweep where left out.")
@@ -43,18 +47,24 @@ from cmrkit.training.options import process_count
 @click.option("--tensorboard", type=click.Path(file_okay=False), help="Write TensorBoard files below this folder.")
 @origin_option
 @limit_option
+@skip_bad_option
 @click.option("--force", metavar="STEP", help="Do this step again, and what depends on it.")
 @click.option("--dry-run", is_flag=True, help="Only show the plan.")
 @offline_option
 @json_option
-def command(key, dataset, bits, seed, sets, origin, limit, force, dry_run, offline, as_json, gpus, **training) -> None:
+def command(
+    key, dataset, bits, seed, sets, origin, limit, skip_bad, force, dry_run, offline, as_json, gpus, **training
+) -> None:
     """Reproduce paper KEY: fetch, prepare, train, evaluate, and print paper beside obtained."""
+    from cmrkit.pipeline.resolve import parse_integers, parse_overrides, resolve
+    from cmrkit.training.options import process_count
+
     chosen = {"bits": parse_integers(bits, "--bits"), "seeds": parse_integers(seed, "--seed"),
               "overrides": limited(parse_overrides(list(sets)), limit), "origin": origin}  # fmt: skip
     if dry_run:
         from cmrkit.cli.plan import describe, print_plan
 
-        document = describe(resolve(key, dataset, **chosen))
+        document = describe(resolve(key, dataset, **chosen), skip_bad)
         return print_json(document) if as_json else print_plan(document)
     _check_device(resolve(key, dataset, **chosen)[0], training["device"], gpus)
     os.environ.update({f"CMRKIT_{name.upper()}": str(value) for name, value in training.items() if value is not None})
@@ -64,7 +74,7 @@ def command(key, dataset, bits, seed, sets, origin, limit, force, dry_run, offli
     from cmrkit.recipe.library import load_recipe
 
     started = time.perf_counter()
-    document = reproduce(key, dataset, **chosen, force=force, offline=offline)
+    document = reproduce(key, dataset, **chosen, force=force, offline=offline, skip_bad=skip_bad)
     if as_json:
         return print_json(document)
     from cmrkit.reporting.card import print_card

@@ -7,9 +7,13 @@ from typing import Any
 
 import click
 
+from cmrkit.cli.completion import complete_dataset
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
 offline_option = click.option("--offline", is_flag=True, help="Never use the network.")
-dataset_option = click.option("--dataset", "-d", help="Dataset; the recipe's first where left out.")
+dataset_option = click.option(
+    "--dataset", "-d", shell_complete=complete_dataset, help="Dataset; the recipe's first where left out."
+)
 origin_option = click.option(
     "--from",
     "origin",
@@ -18,6 +22,10 @@ origin_option = click.option(
 )
 limit_option = click.option(
     "--limit", type=click.IntRange(1), help="Keep so many query images: a look, comparable with no table."
+)
+
+skip_bad_option = click.option(
+    "--skip-bad", is_flag=True, help="Leave out, and count, images that cannot be read or have an empty caption."
 )
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
+from typing import TYPE_CHECKING
 
 import click
 
+from cmrkit.cli.completion import complete_recipe
 from cmrkit.cli.evaluation_terms import is_evaluation_term, show_evaluation_term
-from cmrkit.cli.list import entry
 from cmrkit.cli.shared import json_option, print_json
-from cmrkit.recipe.library import load_recipe
-from cmrkit.recipe.model import Recipe
+
+if TYPE_CHECKING:
+    from cmrkit.recipe.model import Recipe
 
 
 def bibtex(recipe: Recipe) -> str:
@@ -44,20 +45,23 @@ def bibtex(recipe: Recipe) -> str:
 
 
 @click.command()
-@click.argument("key")
+@click.argument("key", shell_complete=complete_recipe)
+@click.option("--variants", is_flag=True, help="What was obtained under every variant, with [worst, best] over ties.")
 @json_option
-def command(key: str, as_json: bool) -> None:
+def command(key: str, variants: bool, as_json: bool) -> None:
     """Show a paper: links, BibTeX, steps, datasets, parameters with their provenance, claims and results.
 
     KEY may also be the name of a protocol or of a metric, 'protocols' or 'metrics'.
     """
     if is_evaluation_term(key):
         return show_evaluation_term(key, as_json)
+    from cmrkit.cli.list import entry
+    from cmrkit.recipe.library import load_recipe
+
     recipe = load_recipe(key)
-    records = _records(key)
     if as_json:
         document = {**entry(recipe), **recipe.model_dump(mode="json"), "bibtex": bibtex(recipe)}
-        return print_json({**document, "results": records})
+        return print_json({**document, "results": _results(key)})
     from rich.markup import escape
 
     from cmrkit.reporting.card import console, table
@@ -77,12 +81,13 @@ def command(key: str, as_json: bool) -> None:
     for note in (*paper.notes, *recipe.notes):
         out.print(f"note      {escape(note)}")
     if recipe.runnable:
-        _print_method(out, table, recipe, records)
+        _print_method(out, table, recipe)
+        _print_obtained(out, recipe, variants)
     out.print(f"\n{escape(bibtex(recipe))}", soft_wrap=True)
     return None
 
 
-def _print_method(out, table, recipe: Recipe, records: list[dict]) -> None:
+def _print_method(out, table, recipe: Recipe) -> None:
     from rich.markup import escape
 
     from cmrkit.methods.inspect import find_method
@@ -100,18 +105,38 @@ def _print_method(out, table, recipe: Recipe, records: list[dict]) -> None:
                 source = next((s for k, s in recipe.provenance.items() if f"{section}.{name}" in k.split(",")), "")
                 rows.add_row(f"{section}.{name}", str(value), escape(source))
     out.print(rows)
-    out.print(f"\n{len(recipe.claims)} sourced claims; {len(records)} results in this cache")
-    for record in records[:10]:
-        metric = next(iter(record["metrics"].items()))
-        out.print(f"  {record['dataset']} seed {record['seed']}: {metric[0]} {metric[1]}")
 
 
-def _records(key: str) -> list[dict]:
+def _print_obtained(out, recipe: Recipe, variants: bool) -> None:
     from cmrkit.api import open_store
+    from cmrkit.reporting.card import obtained_table
+    from cmrkit.reporting.metrics import variants_tables
+    from cmrkit.reporting.records import group_over_seeds, mean_variants, read_records
 
-    found = []
-    for path in sorted((open_store().root / "records").glob("*.json")):
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if record["recipe"] == key:
-            found.append({k: record[k] for k in ("dataset", "params", "seed", "metrics", "when")})
-    return found
+    found = read_records(open_store().root, recipe.key)
+    groups = group_over_seeds(found.records)
+    out.print(f"\n{len(recipe.claims)} sourced claims; {len(found.records)} results in this cache")
+    for skipped in found.skipped:
+        out.print(f"skipped   {skipped.path.name}: {skipped.reason}", soft_wrap=True, markup=False)
+    if groups:
+        out.print(obtained_table(groups, recipe))
+    for group in groups if variants else ():
+        for where, rows in variants_tables(mean_variants(group)):
+            out.print(f"\n[bold]{group.first.dataset} {group.label}[/bold], {len(group.seeds)} seeds, {where}")
+            out.print(rows)
+
+
+def _results(key: str) -> list[dict]:
+    from cmrkit.api import open_store
+    from cmrkit.reporting.records import read_records
+
+    return [
+        {
+            "dataset": r.dataset,
+            "params": {**r.params, "seed": r.seed},
+            "seed": r.seed,
+            "metrics": r.metrics,
+            "when": r.when,
+        }
+        for r in read_records(open_store().root, key).records
+    ]

@@ -25,6 +25,10 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.image)
 
+    def take(self, rows: np.ndarray) -> Pairs:
+        """Return the pairs of some rows."""
+        return Pairs(self.image[rows], self.text[rows], None if self.labels is None else self.labels[rows])
+
 
 @dataclass(kw_only=True)
 class Embedder:
@@ -38,6 +42,9 @@ class Embedder:
     A hashing method returns codes as int8 arrays of -1 and +1, shape (n, bits). Where the paper ranks
     against the codes that training *learned* for the training set, ``fit`` leaves them in
     ``image_codes_`` and ``text_codes_`` (n, bits), which may be the same array.
+
+    A method that learns from a stream has ``fit_rounds(rounds)`` besides: an iterable of Pairs, each seen once and in
+    order. What ``setting.chunk`` of a recipe declares arrives there; the codes it learns are in the order of arrival.
     """
 
     space: ClassVar[str]  # "hamming", "cosine", "dot" or "euclidean"

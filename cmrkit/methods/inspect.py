@@ -57,6 +57,10 @@ class MethodSource:
         """Whether the method is a network that the training loop trains."""
         return any(c.name == "DeepEmbedder" for c in self._lineage)
 
+    def defines(self, name: str) -> bool:
+        """Whether the class, or one that it inherits from, has a function ``name``."""
+        return any(isinstance(node, ast.FunctionDef) and node.name == name for c in self._lineage for node in c.body)
+
     @property
     def class_name(self) -> str:
         """Name of the method's class."""

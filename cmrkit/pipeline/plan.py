@@ -8,8 +8,10 @@ from typing import Any
 
 from cmrkit.errors import CmrkitError, UsageError
 from cmrkit.features import source
+from cmrkit.methods.inspect import MethodSource, find_method
 from cmrkit.pipeline.digest import PACKAGE, digest_of, source_digest
 from cmrkit.pipeline.resolve import Run
+from cmrkit.recipe.library import load_all
 from cmrkit.recipe.manifest import Manifest
 from cmrkit.recipe.model import DataChoice, Recipe
 from cmrkit.recipe.source import did_you_mean
@@ -40,9 +42,10 @@ class Step:
         return list((found | {self.key: self}).values())
 
 
-def feature_step(manifest: Manifest, choice: DataChoice) -> Step:
+def feature_step(manifest: Manifest, choice: DataChoice, skip_bad: bool = False) -> Step:
     """Return the step that leaves the feature matrices of a dataset ready to train on.
 
+    With ``skip_bad`` images that cannot be read, or one of whose captions is empty, are left out of all splits.
     Raises UsageError for an unknown feature or split, CmrkitError where the dataset has no reader yet.
     """
     split = _split(manifest, choice.split)
@@ -76,6 +79,8 @@ def feature_step(manifest: Manifest, choice: DataChoice) -> Step:
         "options": {m: f.options for m, f in declared.items()},
         "widths": {m: f.dim for m, f in declared.items()},
     }
+    if skip_bad:
+        params["skip_bad"] = True
     return Step("features", params, (prepare, download), code, f"{choice.image} + {choice.text}")
 
 
@@ -91,9 +96,12 @@ def weights_step(recipe: Recipe, name: str) -> Step:
     return Step("download", {"recipe": recipe.key, "checkpoint": name, "assets": assets}, label=f"{recipe.key} weights")
 
 
-def plan_run(run: Run) -> Step:
-    """Return the last step of a run, ``evaluate``, with everything it needs behind it."""
-    features = feature_step(run.manifest, run.choice)
+def plan_run(run: Run, skip_bad: bool = False) -> Step:
+    """Return the last step of a run, ``evaluate``, with everything it needs behind it.
+
+    ``skip_bad`` is that of `feature_step`.
+    """
+    features = feature_step(run.manifest, run.choice, skip_bad)
     read = feature_inputs(features)
     model = convert_step(run) if run.origin == "checkpoint" else train_step(run, read)
     code = digest_of([source_digest(run.method.path), source_digest(PACKAGE / "pipeline" / "preprocess.py")])
@@ -128,11 +136,19 @@ def train_step(run: Run, read: tuple[Step, ...]) -> Step:
     if run.setting.pair_noise and run.eval.database == "learned":
         raise UsageError(f"{run.label}: codes learned for mismatched pairs cannot serve as the database's;"
                          " set eval.database to hashed")  # fmt: skip
+    if run.setting.chunk and not run.method.defines("fit_rounds"):
+        able = ", ".join(r.key for r in load_all() if r.runnable and _method(r).defines("fit_rounds"))
+        raise UsageError(f"{run.label}: the method learns from all its data at once, not in the rounds of"
+                         f" setting.chunk; methods that learn in rounds: {able}")  # fmt: skip
     if run.setting.changes:
         params["setting"] = run.setting.changes
         trained_by.append(source_digest(PACKAGE / "data" / "settings.py"))
     started = (weights_step(run.recipe, "pretrained"),) if run.origin == "pretrained" else ()
     return Step("train", params, (*read, *started), digest_of(trained_by), run.label)
+
+
+def _method(recipe: Recipe) -> MethodSource:
+    return find_method(recipe.family, recipe.model["name"])
 
 
 def selection_rule(run: Run) -> dict[str, Any] | None:

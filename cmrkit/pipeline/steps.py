@@ -95,7 +95,8 @@ def features(step: Step, inputs: list[Artifact], out: Path, context: Context) ->
         name, extractor = step.params[modality], step.params["extractors"][modality]
         if extractor:
             options = step.params["options"][modality]
-            job = Job(options, assets, work / modality, context.training.device, context.progress)
+            job = Job(options, assets, work / modality, context.training.device, context.progress,
+                      skip_bad=step.params.get("skip_bad", False))  # fmt: skip
             found = extract(extractor, data, job)
         else:
             found = Extracted(modality, data.matrix(modality, name))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cmrkit.data.settings import noisy_labels, noisy_pairs
+from cmrkit.data.settings import noisy_labels, noisy_pairs, rounds
 from cmrkit.errors import CmrkitError, UsageError
 from cmrkit.pipeline.checkpoint import MODALITIES, Model, _as_arguments
 from cmrkit.pipeline.digest import source_digest
@@ -56,26 +56,40 @@ def _training_pairs(
             raise UsageError("setting.label_noise needs labels, and this dataset has none")
         labels = noisy_labels(labels, rate, setting["seed"])
     if rate := setting.get("pair_noise"):
-        pairs = noisy_pairs(pairs, rate, setting["seed"])
+        pairs = noisy_pairs(pairs, rate, setting["seed"], setting.get("pair_noise_unit", "text"))
     return texts, pairs, distinct, labels
 
 
 def _train_shallow(method: Any, params: dict[str, Any], data: FeatureSet, about: dict[str, Any], options: Any) -> Model:
     from cmrkit.methods.base import Pairs
 
-    texts, pairs, distinct, labels = _training_pairs(data, params.get("setting", {}))
+    setting = params.get("setting", {})
+    texts, pairs, distinct, labels = _training_pairs(data, setting)
+    arriving = rounds(pairs, setting["chunk"], setting["seed"]) if setting.get("chunk") else []
     images = distinct[pairs]
     raw = {"image": np.asarray(data.image[images]), "text": np.asarray(data.text[texts])}
     raw = {m: np.asarray(x, dtype=np.float64) for m, x in raw.items()}
     names = params["preprocess"]
-    states = {m: fit_preprocess(names[m], raw[m]) for m in raw}
+    known = arriving[0] if arriving else slice(None)  # statistics of a stream are those of its first round
+    states = {m: fit_preprocess(names[m], raw[m][known]) for m in raw}
     train = Pairs(
         *(apply_preprocess(names[m], states[m], raw[m]) for m in MODALITIES),
         None if labels is None else labels[pairs],
     )
     with np.errstate(all="ignore"):
-        method.fit(train)
+        if arriving:
+            _fit_rounds(method, train, arriving)
+        else:
+            method.fit(train)
     return Model(method, names, states, about)
+
+
+def _fit_rounds(method: Any, train: Any, arriving: list[np.ndarray]) -> None:
+    """Hand ``train`` over in rounds of rows, and put learned codes, which come as the rows did, in the old order."""
+    method.fit_rounds(train.take(rows) for rows in arriving)
+    for name in ("image_codes_", "text_codes_"):
+        if hasattr(method, name):
+            setattr(method, name, getattr(method, name)[np.argsort(np.concatenate(arriving))])
 
 
 def _train_deep(

@@ -74,17 +74,22 @@ class Setting(Frozen):
     """What is done to the training data on purpose; queries and database stay as they are.
 
     ``label_noise`` is the share of training images whose labels are drawn anew, ``pair_noise`` the share of training
-    texts that are permuted among their images. ``seed`` chooses which, whatever the method's own seed is.
+    texts that are permuted among their images, or, where ``pair_noise_unit`` is "image", of images that are permuted
+    and take all their texts along. With a ``chunk`` the training images arrive in rounds of so many, each with its
+    texts; 0 hands them over at once. ``seed`` chooses which, whatever the method's own seed is.
     """
 
     label_noise: Annotated[float, Field(ge=0, le=1)] = 0.0
     pair_noise: Annotated[float, Field(ge=0, le=1)] = 0.0
+    pair_noise_unit: Literal["text", "image"] = "text"
+    chunk: Annotated[int, Field(ge=0)] = 0
     seed: Annotated[int, Field(ge=0)] = 0
 
     @property
     def changes(self) -> dict[str, Any]:
         """What differs from training on the data as they are; empty where nothing does."""
-        changes = self.model_dump(mode="json", exclude_defaults=True, exclude={"seed"})
+        idle = {"seed"} if self.pair_noise else {"seed", "pair_noise_unit"}
+        changes = self.model_dump(mode="json", exclude_defaults=True, exclude=idle)
         return {**changes, "seed": self.seed} if changes else {}
 
 

@@ -42,6 +42,7 @@ def print_card(document: dict[str, Any], paper: Any, seconds: float) -> None:
     _print_claims(out, document["claims"])
     out.print()
     out.print(_steps(document["steps"], seconds), soft_wrap=True)
+    out.print(f"every variant with its bounds: cmrkit show {document['recipe']} --variants; a page: cmrkit report")
 
 
 def _metrics(runs: list[dict[str, Any]]) -> Table:
@@ -55,6 +56,27 @@ def _metrics(runs: list[dict[str, Any]]) -> Table:
     for setting, members in groups.items():
         cells = [_mean_std([_at(r["metrics"][m], d) for r in members]) for m, d in columns]
         out.add_row(" ".join(f"{k}={v}" for k, v in setting) or "-", str(len(members)), *cells)
+    return out
+
+
+def obtained_table(groups: list[Any], recipe: Any) -> Table:
+    """Return means and deviations over seeds of groups of records, and how their recipe's claims came out."""
+    from cmrkit.errors import CmrkitError
+    from cmrkit.reporting.records import judge_group
+
+    names = dict.fromkeys(m for g in groups for m in g.first.metrics)
+    metrics = [m for m in ("map@all", "r@1", "rsum") if m in names]
+    columns = [(m, d) for m in metrics for d in (("i2t", "t2i") if m != "rsum" else (None,))]
+    out = table("obtained", ">seeds", *(f">{m} {d or ''}".rstrip() for m, d in columns), "claims")
+    for group in groups:
+        try:
+            rows = [r for r in judge_group(group, recipe) if not r["departures"]]
+        except CmrkitError:  # the recipe no longer knows of such runs
+            rows = []
+        counts = Counter(r["verdict"] for r in rows)
+        tally = ", ".join(f"{n} {verdict}" for verdict, n in counts.most_common())
+        cells = [_mean_std(group.values(m, d)) for m, d in columns]
+        out.add_row(f"{group.first.dataset} {group.label}", str(len(group.seeds)), *cells, tally or "-")
     return out
 
 

@@ -118,6 +118,10 @@ class Loop:
         """Report a number of this step beside its loss; the history holds its mean."""
         self._reported[name] = value
 
+    def batch(self, rows: Tensor) -> Batch:
+        """Return the training pairs of some rows (b,) int64 on the CPU, whatever the order of the epoch."""
+        return self.feed.batch(rows)
+
     def encode(self, modality: str) -> Any:
         """Return what ``method.embed_image`` or ``embed_text`` gives for all training rows, in evaluation mode."""
         function = getattr(self.method, f"embed_{modality}")

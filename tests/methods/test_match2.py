@@ -3,12 +3,13 @@
 import numpy as np
 import torch
 
+from cmrkit.data.settings import rounds
 from cmrkit.methods.base import Pairs
 from cmrkit.methods.deep import Spec
 from cmrkit.methods.image_text_matching.imram import IMRAM
 from cmrkit.methods.image_text_matching.vsrn import VSRN, Captioner, RegionGraph
 from cmrkit.methods.parts.word_region import triplet
-from cmrkit.methods.scenarios.lemon import Lemon, Sums, rounds
+from cmrkit.methods.scenarios.lemon import Lemon, Sums
 
 SPEC = Spec((5, 7), (6,), 4, 4, None, 20)
 WORDS = torch.tensor([[1, 5, 6, 2, 0, 0], [1, 7, 2, 0, 0, 0], [1, 4, 9, 8, 11, 2]])
@@ -91,16 +92,15 @@ def test_vsrn_takes_the_state_at_the_last_word():
     torch.testing.assert_close(alone[0], unit(net.text.rnn(net.text.embed(WORDS[1:2, :3]))[1][0, 0]))
 
 
-def test_lemon_rounds_are_of_the_chunk_and_the_last_takes_the_rest():
-    assert [len(r) for r in rounds(np.arange(23), 5)] == [5, 5, 5, 8]
-    assert [len(r) for r in rounds(np.arange(3), 5)] == [3]
-
-
 def labelled(n=300, classes=3, seed=0):
     rng = np.random.default_rng(seed)
     labels = rng.integers(classes, size=n)
     x = np.eye(classes)[labels] @ rng.normal(size=(classes, 8)) + 0.3 * rng.normal(size=(n, 8))
     return Pairs(x, x @ rng.normal(size=(8, 6)), np.eye(classes, dtype=np.uint8)[labels])
+
+
+def in_rounds(pairs, chunk=60):
+    return [pairs.take(rows) for rows in rounds(np.arange(len(pairs)), chunk, seed=0)]
 
 
 def test_lemon_remembers_a_stream_by_its_sums_alone():
@@ -113,16 +113,17 @@ def test_lemon_remembers_a_stream_by_its_sums_alone():
 
 
 def test_lemon_hash_functions_are_the_ridge_regression_over_all_rounds():
-    pairs = labelled()
-    method = Lemon(bits=8, chunk=60, xi=2.0).fit(pairs)
-    X = pairs.image
+    parts = in_rounds(labelled())
+    method = Lemon(bits=8, xi=2.0).fit_rounds(parts)
+    X = np.concatenate([part.image for part in parts])
     expected = np.linalg.solve(X.T @ X + 2.0 * np.eye(8), X.T @ method.image_codes_)
     np.testing.assert_allclose(method.image_hash_, expected, atol=1e-10)
 
 
 def test_lemon_gives_a_class_similar_codes_in_every_round():
-    pairs = labelled()
-    codes = Lemon(bits=16, chunk=60).fit(pairs).image_codes_.astype(float)
-    agreement, same = codes @ codes.T / 16, pairs.labels @ pairs.labels.T > 0
+    parts = in_rounds(labelled())
+    codes = Lemon(bits=16).fit_rounds(parts).image_codes_.astype(float)
+    labels = np.concatenate([part.labels for part in parts])
+    agreement, same = codes @ codes.T / 16, labels @ labels.T > 0
     assert agreement[same].mean() > 0.9
     assert agreement[~same].mean() < 0.1

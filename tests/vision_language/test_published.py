@@ -133,7 +133,6 @@ def test_a_killed_scoring_goes_on_where_it_stood(toy_recipe, offline_mirror, own
     from cmrkit.evaluation import reranking
     from cmrkit.methods import pairs
 
-    monkeypatch.setattr(pairs, "BLOCK", 500)
     monkeypatch.setattr(reranking, "SAVE_EVERY", 0.0)
     whole = reproduce(cache=own_cache / "whole")["runs"][0]["metrics"]
     asked, score = [], pairs.Scorer._score

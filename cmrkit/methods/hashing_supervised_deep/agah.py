@@ -39,7 +39,7 @@ from torch.nn.functional import cosine_similarity, normalize
 
 from cmrkit.methods.deep import Batch, DeepEmbedder, Loop, Spec
 from cmrkit.methods.parts.adversarial import gradient_penalty
-from cmrkit.methods.parts.fully_connected import fully_connected
+from cmrkit.methods.parts.mlp import mlp
 from cmrkit.methods.parts.triplets import cosine_triplets
 
 
@@ -48,12 +48,12 @@ class Network(nn.Module):
 
     def __init__(self, spec: Spec, image_hidden: tuple, text_hidden: tuple, feature: int, bits: int):
         super().__init__()
-        self.image = fully_connected(spec.image_shape[0], *image_hidden, feature)
-        self.text = fully_connected(spec.text_shape[0], *text_hidden, feature)
+        self.image = mlp((spec.image_shape[0], *image_hidden, feature), last=True)
+        self.text = mlp((spec.text_shape[0], *text_hidden, feature), last=True)
         self.image_hash = nn.Sequential(nn.Linear(feature, bits), nn.Tanh())
         self.text_hash = nn.Sequential(nn.Linear(feature, bits), nn.Tanh())
-        self.image_critic = fully_connected(feature, feature, 256).append(nn.Linear(256, 1))
-        self.text_critic = fully_connected(feature, feature, 256).append(nn.Linear(256, 1))
+        self.image_critic = mlp((feature, feature, 256, 1))
+        self.text_critic = mlp((feature, feature, 256, 1))
         self.register_buffer("M", torch.randn(spec.classes, feature))
         self.register_buffer("C", torch.randn(spec.classes, bits).sign())
         for name, width in (("F", feature), ("G", feature), ("U", bits), ("V", bits)):

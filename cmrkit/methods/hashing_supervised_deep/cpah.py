@@ -37,7 +37,7 @@ from torch.nn.functional import binary_cross_entropy, cross_entropy, softplus
 
 from cmrkit.methods.deep import Batch, DeepEmbedder, Loop, Spec
 from cmrkit.methods.parts.adversarial import gradient_penalty
-from cmrkit.methods.parts.fully_connected import fully_connected
+from cmrkit.methods.parts.mlp import mlp
 
 
 class Modality(nn.Module):
@@ -45,7 +45,7 @@ class Modality(nn.Module):
 
     def __init__(self, width: int, hidden: int, bits: int, classes: int):
         super().__init__()
-        self.tower = fully_connected(width, hidden, hidden, batch_norm=True)
+        self.tower = mlp((width, hidden, hidden), last=True, batch_norm=True)
         self.mask = nn.Sequential(nn.Linear(hidden, hidden), nn.Sigmoid())
         self.hash = nn.Sequential(nn.Linear(hidden, bits), nn.Tanh())
         self.label = nn.Sequential(nn.Linear(hidden, classes), nn.Sigmoid())
@@ -64,8 +64,8 @@ class Network(nn.Module):
         super().__init__()
         self.image = Modality(spec.image_shape[0], hidden, bits, spec.classes)
         self.text = Modality(spec.text_shape[0], hidden, bits, spec.classes)
-        self.kind = fully_connected(hidden, hidden // 8).append(nn.Linear(hidden // 8, 3))
-        self.critic = fully_connected(hidden, hidden // 8).append(nn.Linear(hidden // 8, 1))
+        self.kind = mlp((hidden, hidden // 8, 3))
+        self.critic = mlp((hidden, hidden // 8, 1))
         self.register_buffer("B", torch.randn(spec.n_texts, bits).sign())
         self.register_buffer("H", torch.zeros(spec.n_texts, bits))  # sum over both modalities
 

@@ -37,7 +37,7 @@ from torch.nn.functional import softplus
 
 from cmrkit.methods.deep import Batch, DeepEmbedder, Loop, Spec
 from cmrkit.methods.parts.adversarial import gradient_penalty
-from cmrkit.methods.parts.fully_connected import fully_connected
+from cmrkit.methods.parts.mlp import mlp
 from cmrkit.methods.parts.triplets import cosine_triplets
 
 
@@ -48,11 +48,11 @@ class Network(nn.Module):
         super().__init__()
         f = hidden // 4
         for name, shape in (("image", spec.image_shape), ("text", spec.text_shape)):
-            tower = fully_connected(shape[0], hidden, hidden // 2, f, batch_norm=True, dropout=dropout)
+            tower = mlp((shape[0], hidden, hidden // 2, f), last=True, batch_norm=True, dropout=dropout)
             setattr(self, name, tower)
             setattr(self, f"{name}_hash", nn.Sequential(nn.Linear(f, bits), nn.Tanh()))
-        self.feature_critic = fully_connected(f, f // 2, f // 4).append(nn.Linear(f // 4, 1))
-        self.code_critic = fully_connected(bits, 512).append(nn.Linear(512, 1))
+        self.feature_critic = mlp((f, f // 2, f // 4, 1))
+        self.code_critic = mlp((bits, 512, 1))
         for layer in (*self.feature_critic, *self.code_critic):
             if isinstance(layer, nn.Linear):
                 nn.init.kaiming_normal_(layer.weight)

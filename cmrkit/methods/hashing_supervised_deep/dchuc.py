@@ -32,14 +32,13 @@ as given features: the tower is full7 (4096 ReLU) of AlexNet and the hash layer,
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from cmrkit.methods.deep import Batch, DeepEmbedder, Loop, Spec
-from cmrkit.methods.parts.fully_connected import fully_connected
+from cmrkit.methods.parts.mlp import mlp
 
 
 class Network(nn.Module):
@@ -48,8 +47,7 @@ class Network(nn.Module):
     def __init__(self, spec: Spec, image_hidden: int, text_hidden: int, dropout: float, bits: int):
         super().__init__()
         for name, shape, hidden in (("image", spec.image_shape, image_hidden), ("text", spec.text_shape, text_hidden)):
-            head = (nn.Linear(hidden, bits), nn.Tanh())
-            setattr(self, name, fully_connected(shape[0], hidden, dropout=dropout).extend(head))
+            setattr(self, name, mlp((shape[0], hidden, bits), dropout=dropout).append(nn.Tanh()))
         for layer in self.text:
             if isinstance(layer, nn.Linear):
                 nn.init.xavier_uniform_(layer.weight)
@@ -159,7 +157,6 @@ class DCHUC(DeepEmbedder):
     def epoch_end(self, net: nn.Module, loop: Loop) -> None:
         """Update V and W at the end of a round."""
         rows = loop.state["rows"].to(net.U.device)
-        loop.steps = self.epochs * ceil(len(rows) / self.batch_size)  # the loop counts on passes over all pairs
         if (loop.epoch + 1) % self.passes:
             return
         L, V = loop.labels[loop.pairs], net.image_codes

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from cmrkit.methods.deep import Batch, DeepEmbedder, Loop, Spec
-from cmrkit.methods.parts.fully_connected import draw_normal, fully_connected
+from cmrkit.methods.parts.mlp import draw_normal, mlp
 
 
 class Network(nn.Module):
@@ -40,8 +40,8 @@ class Network(nn.Module):
 
     def __init__(self, spec: Spec, image_hidden: int, text_hidden: int, bits: int, std: float):
         super().__init__()
-        self.image = fully_connected(spec.image_shape[0], image_hidden).append(nn.Linear(image_hidden, bits))
-        self.text = fully_connected(spec.text_shape[0], text_hidden).append(nn.Linear(text_hidden, bits))
+        self.image = mlp((spec.image_shape[0], image_hidden, bits))
+        self.text = mlp((spec.text_shape[0], text_hidden, bits))
         draw_normal(self, std)
         for name in ("F", "G", "B"):
             self.register_buffer(name, torch.zeros(spec.n_texts, bits))

@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool1d, binary_cross_entropy_with_logits, local_response_norm, softplus
 
 from cmrkit.methods.deep import Batch, DeepEmbedder, Loop, Spec
-from cmrkit.methods.parts.fully_connected import draw_normal, fully_connected
+from cmrkit.methods.parts.mlp import draw_normal, mlp
 
 
 class Response(nn.Module):
@@ -96,12 +96,12 @@ class Network(nn.Module):
         super().__init__()
         heads = (feature, bits, spec.classes)
         scales = Scales(spec.text_shape[0])
-        text = [scales, *fully_connected(scales.out, hidden), Response(), *fully_connected(hidden, feature)]
-        label = [*fully_connected(spec.classes, hidden), Response(), *fully_connected(hidden, feature)]
+        text = [scales, *mlp((scales.out, hidden), last=True), Response(), *mlp((hidden, feature), last=True)]
+        label = [*mlp((spec.classes, hidden), last=True), Response(), *mlp((hidden, feature), last=True)]
         self.label = Tower(nn.Sequential(*label), *heads)
-        self.image = Tower(fully_connected(spec.image_shape[0], hidden, feature), *heads)
+        self.image = Tower(mlp((spec.image_shape[0], hidden, feature), last=True), *heads)
         self.text = Tower(nn.Sequential(*text), *heads, before=Response())
-        self.critics = nn.ModuleDict({m: fully_connected(feature, 512, 256).append(nn.Linear(256, 1))
+        self.critics = nn.ModuleDict({m: mlp((feature, 512, 256, 1))
                                       for m in ("image", "text")})  # fmt: skip
         draw_normal(self, std)
         self.register_buffer("features", torch.randn(spec.n_texts, feature))

@@ -87,7 +87,7 @@ class DGCPN(DeepEmbedder):
     def graph_similarity(self, net: nn.Module, batch: Batch, loop: Loop) -> Tensor:
         """Return S (b, b) of the pairs of a batch."""
         if not len(net.all_texts):
-            everything = loop.feed.batch(torch.arange(loop.spec.n_texts))
+            everything = loop.batch(torch.arange(loop.spec.n_texts))
             net.all_images, net.all_texts = normalize(everything.image, dim=1), normalize(everything.text, dim=1)
         X, Y = net.all_images[batch.rows], net.all_texts[batch.rows]
         C = self.a1 * Y @ net.all_texts.T + (1 - self.a1) * X @ net.all_images.T

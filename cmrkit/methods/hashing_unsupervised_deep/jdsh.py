@@ -81,7 +81,7 @@ class JDSH(DeepEmbedder):
     def start(self, net: nn.Module, loop: Loop) -> None:
         """Fit the thresholds to the joint similarities of 1,024 training pairs at most, where they are not given."""
         if self.decide == "fit":
-            batch = loop.feed.batch(torch.randperm(loop.spec.n_texts, generator=loop.generator)[:1024])
+            batch = loop.batch(torch.randperm(loop.spec.n_texts, generator=loop.generator)[:1024])
             net.thresholds.copy_(thresholds(self.joint_similarity(batch.image, batch.text)))
 
     def joint_similarity(self, X: Tensor, Y: Tensor) -> Tensor:

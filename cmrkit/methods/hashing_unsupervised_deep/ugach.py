@@ -93,7 +93,7 @@ class UGACH(DeepEmbedder):
 
     def start(self, net: nn.Module, loop: Loop) -> None:
         """Build the graph of the training pairs."""
-        pairs = loop.feed.batch(torch.arange(loop.spec.n_texts))
+        pairs = loop.batch(torch.arange(loop.spec.n_texts))
         found = [neighbours_of(pairs.image, self.neighbours), neighbours_of(pairs.text, self.neighbours)]
         net.positives.copy_(torch.cat(found, dim=1))
 
@@ -113,7 +113,7 @@ class UGACH(DeepEmbedder):
 
     def pretraining_loss(self, net: nn.Module, batch: Batch, loop: Loop, query: str) -> Tensor:
         """Return D's hinge with own pairs as positives and one random negative each."""
-        drawn = loop.feed.batch(torch.randint(loop.spec.n_texts, (len(batch),)))
+        drawn = loop.batch(torch.randint(loop.spec.n_texts, (len(batch),)))
         q, p, c = (torch.sigmoid(net.D[m](getattr(rows, m)))
                    for m, rows in ((query, batch), (OTHER[query], batch), (OTHER[query], drawn)))  # fmt: skip
         return self.hinge(distance(q, p), distance(q, c)).mean()
@@ -140,7 +140,7 @@ class UGACH(DeepEmbedder):
     def candidates(self, loop: Loop) -> Batch:
         """Return a random part of the training pairs, 1 in ``sample_ratio``."""
         count = max(loop.spec.n_texts // self.sample_ratio, self.selected)
-        return loop.feed.batch(torch.randperm(loop.spec.n_texts)[:count])
+        return loop.batch(torch.randperm(loop.spec.n_texts)[:count])
 
     def generated(self, net: nn.Module, batch: Batch, candidates: Batch, query: str) -> Tensor:
         """Return p_G (b, candidates) of the other modality's items for each query."""
@@ -152,7 +152,7 @@ class UGACH(DeepEmbedder):
         """Return D's hinges (b, selected) of ``drawn`` (b, selected) candidates against random positives."""
         columns = torch.rand(net.positives[batch.rows].shape, device=drawn.device).topk(self.selected).indices
         chosen = net.positives[batch.rows].gather(1, columns)
-        positives = loop.feed.batch(chosen.flatten().cpu())
+        positives = loop.batch(chosen.flatten().cpu())
         q = torch.sigmoid(net.D[query](getattr(batch, query)))[:, None]
         p = torch.sigmoid(net.D[OTHER[query]](getattr(positives, OTHER[query]))).view(*chosen.shape, -1)
         c = torch.sigmoid(net.D[OTHER[query]](getattr(candidates, OTHER[query])))[drawn]

@@ -28,15 +28,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu, normalize
 
 from cmrkit.errors import UsageError
 from cmrkit.methods.deep import Batch, Loop, SetMatcher, Spec
-from cmrkit.methods.parts.word_region import WordEncoder, mask_of, triplet, xavier_linear
-from cmrkit.training.rows import Rows
+from cmrkit.methods.parts.word_region import Standard, WordEncoder, mask_of, triplet, xavier_linear
 
 TINY = 1e-8
 CHUNK = 16  # images at a time on a CPU, whose cache then holds what passes between the steps: twice as fast
@@ -82,29 +80,6 @@ class Captions:
         out = x.new_zeros(*self.mask.shape, *x.shape[1:])
         out[self.mask] = x
         return out
-
-
-class Standard(nn.Module):
-    """Features at mean 0 and deviation 1 over all regions of the training images; as they are before ``fit``."""
-
-    def __init__(self, d: int):
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(d))
-        self.register_buffer("scale", torch.ones(d))
-
-    def fit(self, images: Rows | np.ndarray) -> None:
-        """Take mean and deviation of images (n, k, d), 256 at a time."""
-        sums = np.zeros((2, images.shape[-1]))
-        for start in range(0, len(images), 256):
-            x = np.asarray(images[start : start + 256], np.float64)
-            sums += x.sum((0, 1)), np.square(x).sum((0, 1))
-        mean, square = sums / (len(images) * images.shape[1])
-        self.mean.copy_(torch.from_numpy(mean))
-        self.scale.copy_(torch.from_numpy(np.sqrt(np.maximum(square - mean**2, 0)) + 1e-6))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Standardise x (..., d)."""
-        return (x - self.mean) / self.scale
 
 
 @dataclass(kw_only=True)

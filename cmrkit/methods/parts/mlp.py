@@ -1,4 +1,4 @@
-"""Fully connected networks of the real-valued methods: as many layers as there are widths."""
+"""Fully connected networks: as many layers as there are widths, less one."""
 
 from __future__ import annotations
 
@@ -8,12 +8,30 @@ from itertools import pairwise
 from torch import nn
 
 
-def mlp(widths: Sequence[int], activation: type[nn.Module] = nn.ReLU, last: bool = False) -> nn.Sequential:
-    """Return a network of linear layers from ``widths[0]`` features to ``widths[-1]``, ``activation`` between them.
+def mlp(
+    widths: Sequence[int],
+    activation: type[nn.Module] = nn.ReLU,
+    last: bool = False,
+    batch_norm: bool = False,
+    dropout: float = 0.0,
+) -> nn.Sequential:
+    """Return linear layers from ``widths[0]`` features to ``widths[-1]``, and what follows each of them but the last.
 
-    ``last`` puts an activation behind the last layer too.
+    That is batch norm if asked, ``activation`` and dropout; with ``last`` it follows the last layer, too.
     """
     layers: list[nn.Module] = []
-    for width, following in pairwise(widths):
-        layers += [nn.Linear(width, following), activation()]
-    return nn.Sequential(*(layers if last else layers[:-1]))
+    for number, (width, following) in enumerate(pairwise(widths), start=2):
+        layers.append(nn.Linear(width, following))
+        if last or number < len(widths):
+            layers += [nn.BatchNorm1d(following)] if batch_norm else []
+            layers += [activation()]
+            layers += [nn.Dropout(dropout)] if dropout else []
+    return nn.Sequential(*layers)
+
+
+def draw_normal(net: nn.Module, std: float) -> None:
+    """Draw weights and biases of all linear layers of ``net`` from N(0, std^2)."""
+    for layer in net.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.normal_(layer.weight, 0.0, std)
+            nn.init.normal_(layer.bias, 0.0, std)

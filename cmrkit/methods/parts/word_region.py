@@ -6,10 +6,13 @@ mask (n, parts) bool of the parts that are there; padded words are zero vectors.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from cmrkit.training.rows import Rows
 
 
 def xavier_linear(d_in: int, d_out: int) -> nn.Linear:
@@ -18,6 +21,29 @@ def xavier_linear(d_in: int, d_out: int) -> nn.Linear:
     nn.init.xavier_uniform_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer
+
+
+class Standard(nn.Module):
+    """Region features at mean 0 and deviation 1 over all regions of the training images; as they are before ``fit``."""
+
+    def __init__(self, d: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(d))
+        self.register_buffer("scale", torch.ones(d))
+
+    def fit(self, images: Rows | np.ndarray) -> None:
+        """Take mean and deviation of images (n, k, d), 256 at a time."""
+        sums = np.zeros((2, images.shape[-1]))
+        for start in range(0, len(images), 256):
+            x = np.asarray(images[start : start + 256], np.float64)
+            sums += x.sum((0, 1)), np.square(x).sum((0, 1))
+        mean, square = sums / (len(images) * images.shape[1])
+        self.mean.copy_(torch.from_numpy(mean))
+        self.scale.copy_(torch.from_numpy(np.sqrt(np.maximum(square - mean**2, 0)) + 1e-6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Standardise x (..., d)."""
+        return (x - self.mean) / self.scale
 
 
 class WordEncoder(nn.Module):

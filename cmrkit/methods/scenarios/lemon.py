@@ -1,6 +1,6 @@
 """LEMON: Label Embedding Online Hashing for Cross-Modal Retrieval (Wang, Luo, Xu; ACM MM 2020).
 
-Training pairs arrive in rounds of ``chunk``. With labels L (n, c), G = L with unit rows, and S = 2 G G' - 1, a round
+Training pairs arrive in rounds (setting.chunk). With labels L (n, c), G = L with unit rows, and S = 2 G G' - 1, a round
 learns a label embedding V (n, r), V'V = n I, V'1 = 0, and codes B of its pairs, in {-1, 1}, by five alternations of
 
     P = (V_all' V_all + gamma I)^-1 V_all' L_all                                        (labels from their embedding)
@@ -13,9 +13,9 @@ over them too. Codes of earlier rounds stay as they are and enter through sums o
 B'V, G'V and 1'V, so that a round costs as much as its chunk. The hash functions are ridge regressions of all codes so
 far on the features, again from sums, X'X and X'B; an item is hashed by sign(x W).
 
-Followed from the authors' code: pairs arrive in random order, in floor(n / chunk) rounds of which the last takes the
-rest; features are as they come, with neither kernel nor centring; V and B of a round start at random, and so does
-R, which therefore is not the previous round's; the published theta plays no part.
+Followed from the authors' code: features are as they come, with neither kernel nor centring; V and B of a round
+start at random, and so does R, which therefore is not the previous round's; the published theta plays no part. Its
+pairs arrive in another order with every seed; here the order belongs to the setting, and all seeds meet the same.
 
 Held against the official code (yxinwang/LEMON-MM2020@80989e4) under GNU Octave 7.3 on Wikipedia: two rounds from
 the same starts (6 bits, alpha = beta = 1) give the same codes and hash functions equal to 2e-14; with its own
@@ -24,13 +24,14 @@ settings, whose random starts cannot be the same, mAP of 5 seeds agrees within t
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
 import numpy as np
 
 from cmrkit.methods.base import Embedder, Pairs, sign
-from cmrkit.methods.hashing_supervised_shallow.batch import balanced_latent
+from cmrkit.methods.parts.balanced import balanced_latent
 
 
 @dataclass
@@ -54,21 +55,14 @@ class Sums:
         return Sums(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Sums)))
 
 
-def rounds(order: np.ndarray, chunk: int) -> list[np.ndarray]:
-    """Split rows (n,) into floor(n / chunk) rounds, at least one, of which the last takes the rest."""
-    count = max(len(order) // chunk, 1)
-    return np.split(order, [chunk * k for k in range(1, count)])
-
-
 @dataclass(kw_only=True)
 class Lemon(Embedder):
-    """LEMON. ``chunk`` is the pairs of a round, ``xi`` the hash functions' ridge."""
+    """LEMON. ``xi`` is the hash functions' ridge."""
 
     space: ClassVar[str] = "hamming"
     supervised: ClassVar[bool] = True
 
     bits: int
-    chunk: int = 2000
     iterations: int = 5
     alpha: float = 10000.0
     beta: float = 10000.0
@@ -76,22 +70,27 @@ class Lemon(Embedder):
     xi: float = 1.0
 
     def fit(self, train: Pairs) -> Lemon:
+        """Learn from all pairs in a single round."""
+        return self.fit_rounds([train])
+
+    def fit_rounds(self, rounds: Iterable[Pairs]) -> Lemon:
         """Learn codes (n, bits) shared by both modalities, round by round, and linear hash functions."""
-        L = self.require_labels(train)
-        G = L / np.maximum(np.linalg.norm(L, axis=1, keepdims=True), 1e-7)
         rng = np.random.default_rng(self.seed)
-        codes, past, views = np.empty((len(L), self.bits)), Sums(), (train.image, train.text)
-        grams = [self.xi * np.eye(X.shape[1]) for X in views]
-        products = [np.zeros((X.shape[1], self.bits)) for X in views]
-        for new in rounds(rng.permutation(len(L)), self.chunk):
-            V, B = self.learn_round(L[new], G[new], past, rng)
-            past += Sums.of(V, B, L[new], G[new])
-            codes[new] = B
-            for X, gram, product in zip(views, grams, products, strict=True):
-                gram += X[new].T @ X[new]
-                product += X[new].T @ B
-        self.image_codes_ = self.text_codes_ = sign(codes)
-        self.image_hash_, self.text_hash_ = (np.linalg.solve(*each) for each in zip(grams, products, strict=True))
+        codes, past, grams, products = [], Sums(), [0.0, 0.0], [0.0, 0.0]
+        for train in rounds:
+            L = self.require_labels(train)
+            G = L / np.maximum(np.linalg.norm(L, axis=1, keepdims=True), 1e-7)
+            V, B = self.learn_round(L, G, past, rng)
+            past += Sums.of(V, B, L, G)
+            codes.append(B)
+            for k, X in enumerate((train.image, train.text)):
+                grams[k] = grams[k] + X.T @ X
+                products[k] = products[k] + X.T @ B
+        self.image_codes_ = self.text_codes_ = sign(np.concatenate(codes))
+        self.image_hash_, self.text_hash_ = (
+            np.linalg.solve(gram + self.xi * np.eye(len(gram)), product)
+            for gram, product in zip(grams, products, strict=True)
+        )
         return self
 
     def learn_round(
