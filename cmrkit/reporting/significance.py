@@ -52,7 +52,7 @@ def randomised(differences: np.ndarray, seed: int = 0) -> np.ndarray:
         swaps = np.unpackbits(rng.integers(0, 256, (rows, -(-n // 8)), dtype=np.uint8), axis=1, count=n)
         count += (np.abs(total - 2 * (swaps.astype(np.float64) @ differences)) >= least).sum(axis=0)
     p = (count + 1) / (PERMUTATIONS + 1)
-    for i in np.flatnonzero(2.0 ** np.count_nonzero(differences, axis=0) <= PERMUTATIONS):
+    for i in np.flatnonzero(np.count_nonzero(differences, axis=0) <= np.log2(PERMUTATIONS)):
         p[i] = randomisation_test(differences[:, i], np.zeros(n), PERMUTATIONS).p
     return p
 
