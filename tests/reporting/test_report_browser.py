@@ -38,7 +38,8 @@ def site(tmp_path_factory):
 @pytest.fixture(scope="module")
 def browser():
     with playwright.sync_playwright() as p:
-        running = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        quiet = ["--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
+        running = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", *quiet])
         yield running
         running.close()
 
