@@ -2,10 +2,10 @@
 
 Both get the same random weights of ViLT-B/32, the same images (photographs' usual shapes at 384 pixels) and captions
 (lengths as on Flickr30k), the same pairs in the same order, ``batch`` at a time. The plain loop hands the model every
-pair whole: pixels padded to the largest image of its batch, captions padded to 40 tokens. Each runs in a process of its
-own, one after the other, so that their peaks of memory can be told apart. On a CPU seconds are those of the processor,
-which other processes do not lengthen. LayerNorms take the constant of transformers' model, 1e-12, not the authors' 1e-6,
-which alone moves these scores by some 1e-5.
+pair whole: pixels padded to the largest image of its batch, captions padded to 40 tokens. Each runs in a process of
+its own, one after the other, so that their peaks of memory can be told apart. On a CPU seconds are those of the
+processor, which other processes do not lengthen. LayerNorms take the constant of transformers' model, 1e-12, not the
+authors' 1e-6, which alone moves these scores by some 1e-5.
 
 Run with ``python benchmarks/cross_encoder.py [images] [texts] [batch] [depth]``; CMRKIT_DEVICE chooses a device.
 Target: three times the pairs a second, scores within 1e-5. Nine tenths of the work are products with weight matrices

@@ -10,8 +10,8 @@ LayerNorm before its layers and one after them on the class token; g a causal tr
 Both have pre-LayerNorm layers and QuickGELU, x sigmoid(1.702 x), and end in a linear projection. The paper evaluates
 retrieval without training on the data set, with "a photo of" before each caption: ``prompt``.
 
-Held with the same random weights against openai/CLIP@d05afc4 and against transformers' CLIPModel: cosines within
-@@ and @@, the loss of a batch of distinct images within @@. Departures: what comes after <end> is cut off
+Held with the same random weights against transformers' CLIPModel, and its towers against openai/CLIP@d05afc4: within
+1e-5, and so is the loss of a batch of distinct images. Departures: what comes after <end> is cut off
 before the text tower, which changes nothing, as it is causal; where an image comes with several of its texts in a
 batch, all are right for it, in equal shares, and it is encoded once.
 

@@ -141,7 +141,7 @@ def _rest(block: Block, x: Tensor, q: Tensor, k: Tensor, v: Tensor, mask: Tensor
 
 @torch.no_grad()
 def widen(module: nn.Module, dim: int) -> None:
-    """Scale weights drawn with deviation 0.02, which suits a width of 768, to suit ``dim``: smaller nets stand still."""
+    """Scale weights drawn with deviation 0.02, which suits a width of 768, to ``dim``: smaller nets stand still."""
     for parameter in module.parameters():
         if parameter.ndim > 1:
             parameter.mul_((768 / dim) ** 0.5)
@@ -151,7 +151,8 @@ def groups(which: Tensor, counts: Tensor, lengths: Tensor, dim: int) -> Iterator
     """Cut pairs into groups that need little padding, as many at once as the device does well.
 
     ``which`` (b,) is each pair's image, ``counts`` (a,) how many tokens images have, ``lengths`` (b,) how many texts
-    have, each ``dim`` wide. Yields (rows of pairs (g,), their distinct images (c,), the place of each pair's image among these (g,)).
+    have, each ``dim`` wide. Yields (rows of pairs (g,), their distinct images (c,), the place of each pair's image
+    among these (g,)).
     """
     key = (counts[which] * len(counts) + which) * (lengths.max() + 1) + lengths
     tokens = int(counts.max() + lengths.max())

@@ -8,16 +8,16 @@ image:
                                                    regions: LayerNorm(W r + b), without position
     logit = l_1 - l_0,    l = C tanh(P BERT(z)_0 + p) + c                                       (2,)
 
-Words and tags share ``max_length`` places, and tags give way to the caption. Training is cross-entropy over each pair and
-one that does not belong: the image with another image's caption, or the caption with another image, drawn evenly from
-the training set. Every pair is scored; log odds rank as the authors' probabilities do, without their ties near 1.
+Words and tags share ``max_length`` places, and tags give way to the caption. Training is cross-entropy over each pair
+and one that does not belong: the image with another image's caption, or the caption with another image, drawn evenly
+from the training set. Every pair is scored; log odds rank as the authors' probabilities do, without their ties near 1.
 
-An image is an array (regions, d). Where its tags are known, the last ``tag_pieces`` numbers of each region are the ids of
-its own tag's word pieces, 0 where there are fewer, so that one array carries both; a region of zeros is padding.
+An image is an array (regions, d). Where its tags are known, the last ``tag_pieces`` numbers of each region are the ids
+of its own tag's word pieces, 0 where there are fewer, so that one array carries both; a region of zeros is padding.
 
 What a pair does not change is computed once: the regions' embedding. In the last layer only [CLS] is computed. Held
 against microsoft/Oscar@266075f (ImageBertForSequenceClassification over pytorch-transformers 1.2) with the same random
-weights, captions with and without tags and padded regions: PARITY
+weights, captions with and without tags and padded regions: logits within 1.3e-6, the loss of a batch within 2e-7.
 
 Departures: the tags of images whose features carry none are left out, as Oscar's "no labels" models do.
 """
@@ -109,7 +109,7 @@ def other_images(own: Tensor, count: int) -> Tensor:
 
 
 def other_texts(own: Tensor, pairs: Tensor) -> Tensor:
-    """Draw for each image own (b,) a text row (b,) that does not belong to it; ``pairs`` (n_texts,) are their images."""
+    """Draw for each image own (b,) a text row (b,) that is not its; ``pairs`` (n_texts,) are their images."""
     own, pairs = own.cpu(), pairs.cpu()
     rows = torch.randint(len(pairs), own.shape)
     while (wrong := pairs[rows] == own).any():
@@ -121,7 +121,8 @@ def other_texts(own: Tensor, pairs: Tensor) -> Tensor:
 class VinVL(PairScorer):
     """``max_length`` is of words and tags together, ``regions`` the most that an image keeps.
 
-    ``tag_pieces`` says how many numbers at the end of each region are ids of its tag. Large: dim 1024, depth 24, heads 16.
+    ``tag_pieces`` says how many numbers at the end of each region are ids of its tag. Large: dim 1024, depth 24, heads
+    16.
     """
 
     tokenizer: Literal["bert"] = "bert"
@@ -132,6 +133,7 @@ class VinVL(PairScorer):
     depth: int = 12
     heads: int = 12
     dropout: float = 0.1
+    initializer_range: float = 0.02
     epochs: int = 30
     batch_size: int = 128
     optimizer: str = "AdamW"
@@ -154,7 +156,13 @@ class VinVL(PairScorer):
                 f" {spec.image_shape[1]}, and a dim that heads divide"
             )
         bert = ImageBert(spec.vocabulary, features, self.dim, self.depth, self.heads, self.dropout)
-        return Network(bert, self.dim, self.dropout)
+        net = Network(bert, self.dim, self.dropout)
+        if self.initializer_range != 0.02:
+            with torch.no_grad():
+                for parameter in net.parameters():
+                    if parameter.ndim == 2:
+                        parameter.mul_(self.initializer_range / 0.02)
+        return net
 
     def optimizers(self, net: nn.Module) -> dict[str, torch.optim.Optimizer]:
         """Return one optimiser that decays neither biases nor LayerNorms."""
@@ -197,7 +205,7 @@ class VinVL(PairScorer):
         return self.score_block(net, images, texts, which)
 
     def score_block(self, net: nn.Module, images: Columns, texts: Columns, which: Tensor) -> Tensor:
-        """Return the log odds (b,) of texts with the images that ``which`` (b,) names, captions of like length together."""
+        """Return the log odds (b,) of texts with the images that ``which`` (b,) names, like lengths together."""
         order = texts[1].argsort(stable=True)
         out = []
         for rows in order.split(GROUP.get(which.device.type, 256)):
