@@ -99,7 +99,7 @@ def test_eval_of_codes(cmrkit, tmp_path):
         (("reproduce", "batch", "--bits", "x"), 2, "--bits"),
         (("reproduce", "batch", "--force", "tran"), 2, "did you mean 'train'"),
         (("reproduce", "batch", "--device", "cuda:0"), 2, "CPU"),
-        (("reproduce", "vilt", "-d", "flickr30k"), 1, "catalogued"),
+        (("reproduce", "dvsh"), 1, "catalogued"),
         (("eval",), 2, "--ckpt"),
         (("eval", "--ckpt", "/nonexistent"), 2, "not a checkpoint"),
         (("new", "Bad Key", "--like", "batch"), 2, "lower-case"),

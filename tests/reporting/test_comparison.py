@@ -139,7 +139,7 @@ def test_a_second_comparison_runs_nothing(two, monkeypatch):
 @pytest.mark.parametrize(
     ("keys", "dataset", "options", "words"),
     [
-        (["batch", "vilt", "nothing"], "digits", {}, ["vilt", "catalogued", "no recipe 'nothing'"]),
+        (["batch", "dvsh", "nothing"], "digits", {}, ["dvsh", "catalogued", "no recipe 'nothing'"]),
         (["batch", "scan", "vse"], "digits", {}, ["scan has no features", "vse has no features"]),
         (["batch"], "nowhere", {}, ["no dataset 'nowhere'"]),
         (["batch", "ml-cca"], "digits", {"database": "learned", "bits": [8], "seeds": 1}, ["ml-cca", "learned"]),

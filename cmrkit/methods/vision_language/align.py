@@ -9,11 +9,11 @@ with H the cross-entropy of targets smoothed by ``smoothing`` and the temperatur
 resized to ``size`` x ``size``, of which the middle ``crop`` x ``crop`` is looked at.
 
 Google published neither weights nor data. The Hub's kakaobrain/align-base, which ``convert`` reads, is Kakao Brain's
-model of the same kind (EfficientNet-B7 and BERT-base; the paper's best has B7's successor L2 and BERT-large), trained
-on COYO-700M: what it scores reproduces their model card, and no number of the paper.
+model of the same kind (EfficientNet-B7 and BERT-base, where the paper's best has EfficientNet-L2 and BERT-large),
+trained on COYO-700M: what it scores reproduces their model card, and no number of the paper.
 
-The network is transformers' AlignModel; its cosines and its loss are this file's within 1e-5. Departures: in
-training, too, the middle is cut out; running means of BatchNorm move by 0.01, not 0.99 as that library has it.
+The network is transformers' AlignModel, whose cosines and loss this file gives within 1e-7. Departures: in training,
+too, the middle is cut out; BatchNorm's running means move by 0.01, not by 0.99 as that library has it.
 """
 
 from __future__ import annotations
