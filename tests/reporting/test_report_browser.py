@@ -1,6 +1,7 @@
 """The page in a real headless Chromium. Skipped where there is none: ``apt-get install chromium`` brings one."""
 
 import os
+import re
 import shutil
 
 import pytest
@@ -10,6 +11,7 @@ from cmrkit.pipeline.store import Store
 from cmrkit.reporting.html import write_site
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+expect = playwright.expect
 CHROMIUM = os.environ.get("CMRKIT_CHROMIUM") or next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
@@ -73,7 +75,8 @@ def test_every_view_opens_by_its_address_without_a_word_on_the_console(open_page
     for view in VIEWS:
         page = open_page(view)
         section = page.locator("main > section:not([hidden])")
-        page.wait_for_function("document.title !== 'Papers · cmrkit' || location.hash === '#/matrix'")
+        if view != "#/matrix":
+            expect(page).not_to_have_title("Papers · cmrkit")
         titles[view] = (page.title(), section.locator("h1").inner_text())
     assert titles == {
         "#/matrix": ("Papers · cmrkit", "Cross-modal retrieval, reproduced"),
@@ -113,7 +116,7 @@ def test_filters_narrow_the_table_and_the_address_keeps_them(open_page):
     page.reload()
     assert visible(page) == names
     page.get_by_role("button", name="Reset").click()
-    page.wait_for_function("document.querySelector('#shown').textContent === '349 papers'")
+    expect(page.locator("#shown")).to_have_text("349 papers")
 
 
 def test_bits_and_metric_choose_the_numbers(open_page):
@@ -166,7 +169,7 @@ def test_a_gallery_has_images_and_says_hit_and_miss_in_words(open_page):
     page.get_by_label("Direction").select_option("t2i")
     images = page.locator(".found img")
     images.last.scroll_into_view_if_needed()
-    page.wait_for_function("[...document.querySelectorAll('.found img')].at(-1).naturalWidth > 0")
+    expect(images.last).to_have_js_property("naturalWidth", 24)
     assert set(page.locator(".found .mark2 b").all_inner_texts()) == {"✓ hit", "✗ miss"}
     assert "red" in images.first.get_attribute("alt") or "blue" in images.first.get_attribute("alt")
 
@@ -176,7 +179,7 @@ def test_a_league_ranks_methods_and_links_their_cards(open_page):
     page.locator("#view-league table").wait_for()
     assert page.locator("#view-league tbody a").all_inner_texts() == ["BATCH", "DCH"]
     page.locator("#view-league").get_by_label("Metric").select_option("map@50")
-    page.wait_for_function("location.hash.includes('metric=map%4050')")
+    expect(page).to_have_url(re.compile("metric=map%4050"))
 
 
 def test_dark_follows_the_system_until_the_reader_chooses(open_page):
