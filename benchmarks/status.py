@@ -6,6 +6,7 @@ Usage: python benchmarks/status.py            write the tables
                                               replacing what this machine attested (needs CMRKIT_MIRROR)
 """
 
+import json
 import sys
 from collections import Counter
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 from cmrkit.recipe.library import load_all, load_recipe
 from cmrkit.recipe.model import FAMILIES
 from cmrkit.reporting.attestation import as_text, attest, file_name, is_sealed, judged, read_attestation, select
+from cmrkit.reporting.judge import overall
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, README = ROOT / "results", ROOT / "README.md"
@@ -44,13 +46,21 @@ def _attested(results: Path) -> list[str]:
     for path in newest(results):
         document = read_attestation(path)
         rows = judged(document)
-        counts = Counter(row["verdict"] for row in rows)
+        counts = verdicts(rows)
         tally = ", ".join(f"{n} {v}" for v in ("match", "near", "below", "above") if (n := counts[v])) or "none"
         link = path.relative_to(results.parent).as_posix()
         metric, setting, cells = _headline(rows)
         recipe, dataset = document["recipe"], document["dataset"]
         lines.append(f"| [{recipe}, {dataset}]({link}) | {tally} | {metric}{setting} | {' | '.join(cells)} |")
     return lines
+
+
+def verdicts(rows: list[dict]) -> Counter:
+    """Count claims by verdict: several settings may answer one, of which the worst counts."""
+    claims: dict[str, list[dict]] = {}
+    for row in rows:
+        claims.setdefault(json.dumps([row[n] for n in ("metric", "at", "value", "source")]), []).append(row)
+    return Counter(overall(answers) for answers in claims.values())
 
 
 def newest(results: Path) -> list[Path]:

@@ -254,6 +254,14 @@ def test_readme_shows_the_results_that_are_there():
     assert done.returncode == 0, done.stderr
 
 
+def test_a_claim_that_two_settings_answer_counts_once_with_the_worse_verdict(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import status
+
+    row = {"metric": "map@all", "at": {"direction": "i2t"}, "value": 0.3, "source": "Table 1", "verdict": "match"}
+    assert status.verdicts([row, {**row, "verdict": "near"}, {**row, "value": 0.4}]) == {"near": 1, "match": 1}
+
+
 def test_stale_tables_are_told_from_fresh_ones(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     import status
