@@ -74,8 +74,9 @@ def encoded(model, modality, rows):
 
 @pytest.fixture(scope="module")
 def reproduced(tmp_path_factory):
-    """Reproduce each recipe once on its smoke set, in one cache for the whole module."""
-    cache, done = tmp_path_factory.mktemp("contract"), {}
+    """Reproduce each recipe once on its smoke set, in one cache for the whole module and all of xdist's workers."""
+    base, done = tmp_path_factory.getbasetemp(), {}
+    cache = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "contract"
 
     def get(key):
         if key not in done:
@@ -152,7 +153,7 @@ def test_encodes_an_item_alike_alone_and_in_company(key, reproduced):
     if model.method.transductive:
         pytest.skip("declared transductive: codes depend on the batch, as in the published code")
     x = some_rows(model, "text", 6)
-    together, alone = encoded(model, "text", x), np.vstack([encoded(model, "text", row[None]) for row in x])
+    together, alone = encoded(model, "text", x), np.vstack([encoded(model, "text", x[i : i + 1]) for i in range(6)])
     if model.space == "hamming":
         np.testing.assert_array_equal(together, alone)
     else:

@@ -100,12 +100,13 @@ def resolve(
     for name, value in asked.items():
         sweep.pop(name, None)
         _assign(settings, name, value, method)
+    where = f"--set for {key}" if asked or bits else f"{path}:{line_of(path, ['model'])}"
     runs = []
     for point in itertools.product(*sweep.values()):
         chosen = copy.deepcopy(settings)
         for name, value in zip(sweep, point, strict=True):
             _assign(chosen, name, value, method)
-        runs.append(_run(recipe, dataset, chosen, method, path, bool(asked or bits), origin))
+        runs.append(_run(recipe, dataset, chosen, method, path, where, origin))
     return runs
 
 
@@ -151,9 +152,8 @@ def _assign(settings: dict[str, Any], name: str, value: Any, method: MethodSourc
                          " setting.X and seed")  # fmt: skip
 
 
-def _run(recipe: Recipe, dataset: str, settings: dict[str, Any], method: MethodSource, path: Path, asked: bool,
+def _run(recipe: Recipe, dataset: str, settings: dict[str, Any], method: MethodSource, path: Path, where: str,
          origin: str) -> Run:  # fmt: skip
-    where = f"--set for {recipe.key}" if asked else f"{path}:{line_of(path, ['model'])}"
     params = {k: v for k, v in {**settings["model"], **settings["train"]}.items() if k != "name"}
     return Run(
         recipe=recipe,

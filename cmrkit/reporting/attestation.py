@@ -95,7 +95,8 @@ def _run(record: Record, recipe: Recipe) -> dict[str, Any]:
         found = {m: v for m in metrics if m in asked and (v := _plain(metrics[m])) is not None}
         if found and found != {m: own.get(m) for m in found}:
             variants[name] = found
-    return {"params": record.params, "seed": record.seed, "key": record.steps["evaluate"], "metrics": own,
+    skipped = {"skipped": record.skipped} if record.skipped else {}
+    return {"params": record.params, "seed": record.seed, **skipped, "key": record.steps["evaluate"], "metrics": own,
             "variants": variants}  # fmt: skip
 
 
@@ -124,7 +125,7 @@ def planned(record: Record, recipe: Recipe) -> tuple[Run, Step]:
     runs = resolve(recipe.key, record.dataset, seeds=[record.seed], overrides=overrides, origin=record.origin)
     if len(runs) > 1:
         raise UsageError(f"{recipe.key} sweeps over parameters that were unknown when the run was made")
-    return runs[0], plan_run(runs[0])
+    return runs[0], plan_run(runs[0], skip_bad=record.skipped > 0)
 
 
 def _assets(run: Run) -> dict[str, Any]:
@@ -222,9 +223,9 @@ def attested_records(document: dict[str, Any], path: Path = Path()) -> list[Reco
     except ValueError:
         raise UsageError(f"{path}: its 'eval' is none of this version") from None
     return [
-        Record(path=path, params={**document["params"], **run["params"]}, seed=run["seed"], metrics=run["metrics"],
-               variants=run["variants"], steps={"evaluate": run["key"]}, seconds={}, history=[],
-               when=document["when"], **common)
+        Record(path=path, params={**document["params"], **run["params"]}, seed=run["seed"],
+               skipped=run.get("skipped", 0), metrics=run["metrics"], variants=run["variants"],
+               steps={"evaluate": run["key"]}, seconds={}, history=[], when=document["when"], **common)
         for run in document["runs"]
     ]  # fmt: skip
 

@@ -49,12 +49,13 @@ class Record:
     environment: dict[str, Any]
     when: str
     origin: str = "scratch"  # or "checkpoint", published weights as they are, or "pretrained", trained from such
+    skipped: int = 0  # bad images that were left out of the data
 
     @cached_property
     def identity(self) -> str:
         """Canonical JSON of everything but the seed: runs with the same identity form a group."""
         parts = [self.recipe, self.dataset, self.data, self.preprocess, self.params, self.setting, self.eval,
-                 self.origin]  # fmt: skip
+                 self.origin, self.skipped]  # fmt: skip
         return json.dumps(parts, sort_keys=True)
 
 
@@ -151,7 +152,7 @@ def _read(path: Path, recipe: str | None = None) -> Record | Skipped | None:
     wanted = {"recipe": str, "dataset": str, "params": dict, "eval": dict, "metrics": dict}
     wrong = [name for name, kind in wanted.items() if not isinstance(raw.get(name), kind)]
     optional = {"data": dict, "preprocess": dict, "setting": dict, "variants": dict, "steps": dict, "seconds": dict,
-                "history": list, "environment": dict, "when": str, "origin": str}  # fmt: skip
+                "history": list, "environment": dict, "when": str, "origin": str, "skipped": int}  # fmt: skip
     wrong += [name for name, kind in optional.items() if name in raw and not isinstance(raw[name], kind)]
     if wrong:
         return Skipped(path, f"lacks a usable {', '.join(map(repr, wrong))}: an older or foreign version wrote it")
@@ -215,7 +216,7 @@ def departures(group: Group, recipe: Recipe) -> dict[str, Any]:
         _differences(first, declared)
         for declared in _declared(recipe.key, first.dataset, first.origin, "bits" in first.params)
     ]
-    return min(candidates, key=len)
+    return min(candidates, key=len) | ({"data.skipped": first.skipped} if first.skipped else {})
 
 
 @lru_cache(maxsize=512)

@@ -16,6 +16,10 @@ from cmrkit.errors import UsageError
 from cmrkit.pipeline.featureset import FeatureSet
 from cmrkit.pipeline.plan import plan_run
 from cmrkit.pipeline.resolve import resolve
+from cmrkit.recipe.library import load_recipe
+from cmrkit.reporting.attestation import attest, attested_records
+from cmrkit.reporting.records import Group, departures, read_records
+from cmrkit.reporting.verification import check
 
 BAD = [0, 2399]  # images: the first is one of those that train
 COMMAND = ["dch", "-d", "shapes", "--bits", "8", "--seed", "0"]
@@ -54,6 +58,18 @@ def test_bad_items_are_left_out_counted_and_said(damaged, own_cache):
     shown = CliRunner().invoke(reproduce, [*COMMAND, "--skip-bad"])
     assert "2 bad images left out of the data" in " ".join(shown.output.split())
     assert "every step was cached" in shown.output
+
+
+def test_a_run_without_its_bad_items_is_attested_and_done_again_without_them(damaged, own_cache, tmp_path):
+    cmrkit.reproduce("dch", "shapes", bits=[8], seeds=[0], skip_bad=True)
+    document = attest(read_records(own_cache, "dch").records)
+    assert document["runs"][0]["skipped"] == 2
+    assert check(document, tmp_path / "dch.json")["holds"]
+    with_all = {**document["runs"][0], "skipped": 0}
+    (record,) = attested_records({**document, "runs": [with_all]})
+    assert not departures(Group((record,)), load_recipe("dch"))
+    (record,) = attested_records(document)
+    assert departures(Group((record,)), load_recipe("dch")) == {"data.skipped": 2}
 
 
 def test_data_without_bad_items_are_not_spoken_of():

@@ -1,21 +1,21 @@
 """HAT: Unifying Two-Stream Encoders with Transformers for Cross-Modal Retrieval (Bin et al., ACM MM 2023).
 
-Both encoders are transformers, and images meet captions at three levels of depth l. A Swin transformer gives regions
-x_i after each of its last three stages (784, 196 and 49 of 256, 512 and 1024 numbers for Swin-B at 224 pixels), before
-they are merged for the next stage and through a LayerNorm of their own; BERT gives words y_j after 4, 10 and 12
-layers, [CLS] and [SEP] among them. Linear layers bring both to one width, v_i = W_l x_i + b_l and e_j = U_l y_j + c_l,
-which are not normalised. At every level regions look for themselves in the caption, as in SCAN's image-text attention:
+Both encoders are transformers, and images meet captions at three depths l. A Swin transformer gives regions x_i after
+each of its last three stages (784, 196 and 49 of 256, 512 and 1024 numbers for Swin-B at 224 pixels), before they are
+merged for the next stage and through a LayerNorm of their own; BERT gives words y_j after 4, 10 and 12 layers, [CLS]
+and [SEP] among them. Linear layers bring both to one width, v_i = W_l x_i + b_l and e_j = U_l y_j + c_l, which are not
+normalised. At each level regions look for themselves in the caption, as in SCAN's image-text attention:
 
     A_ij = f(v_i'e_j) / ||f(v_.'e_j)|| over the regions,  a_i = sum_j softmax_j(lambda A_ij) e_j,  f: LeakyReLU(0.1)
     s_l = mean over regions of cos(v_i, a_i),             s(image, caption) = s_1 + s_2 + s_3
 
 The loss is VSE++'s hinge over the hardest negatives of the batch. The encoders come pre-trained and stay as they are
-for the first epochs, in which only the linear layers learn; then all train, at a tenth of the rate.
+for the first eleven epochs, in which only the linear layers learn; then all train, at a tenth of the rate.
 
-Written from the paper and from what the authors' code (LuminosityX/HAT@25c18b3, GPL-3, none of it is used here) was
-seen to compute when it ran on random weights, a Swin-B of fewer blocks and a narrow BERT: its weights through
-``convert``, three images with three captions, give projected regions and words that differ by at most 1.4e-6, the
-similarities of the levels by 1e-7 and the loss by 2e-7. A loop over pairs, written apart, says the same.
+Written from the paper's abstract and from what the authors' code (LuminosityX/HAT@25c18b3, GPL-3, none of which is
+here) was seen to compute when it ran on random weights: a Swin-B of fewer blocks, a BERT of 48 numbers, three images
+and three captions. With those weights, through ``convert``, projected regions differ by at most 1.4e-6 and words by
+2e-7 of about 2, similarities by 6e-8 and the loss by 1.2e-7. A loop over pairs, written apart, says the same.
 
 Departures: photographs are brought to ``size`` and cut there, where the authors take the middle 224 of 256 pixels;
 while the encoders are frozen, their dropout rests; ``easy_epochs`` may take all negatives in the first epochs, as from

@@ -84,7 +84,7 @@ class ALIGN(DeepEmbedder):
                 "num_attention_heads": self.text_heads, "intermediate_size": 4 * self.text_dim,
                 "hidden_dropout_prob": self.dropout, "attention_probs_dropout_prob": self.dropout}  # fmt: skip
         vision = {"width_coefficient": self.width, "depth_coefficient": self.repeats, "hidden_dim": dim,
-                  "drop_connect_rate": self.drop_connect, "batch_norm_momentum": 0.01}  # fmt: skip
+                  "drop_connect_rate": self.drop_connect, "batch_norm_momentum": 0.1}  # fmt: skip
         net = AlignModel(AlignConfig(text_config=text, vision_config=vision, projection_dim=dim,
                                      temperature_init_value=self.temperature))  # fmt: skip
         net.text_model.pooler = None  # retrieval reads [CLS] itself
