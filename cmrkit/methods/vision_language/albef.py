@@ -33,25 +33,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate, normalize
 
 from cmrkit.methods.deep import Batch, Loop, PairScorer, Spec
-from cmrkit.methods.parts.bert import Bert, BertEncoder, additive_mask, initialize, trimmed
+from cmrkit.methods.parts.bert import Bert, BertEncoder, additive_mask, initialize, rescale, trimmed
 from cmrkit.methods.parts.contrastive import MomentumQueue, contrast, distilled, hard_negatives, same_image
 from cmrkit.training import distributed
 from cmrkit.training.momentum import momentum_copy, momentum_update
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # official dataset/__init__.py
 PADDING = 0
-WIDTH = 768  # of BERT and ViT, to whose initial weights others are fitted
-
-
-@torch.no_grad()
-def enlarge(module: nn.Module, dim: int) -> None:
-    """Scale up the initial linear maps of a network narrower than the paper's.
-
-    N(0, 0.02^2) hands signals on at a width of 768, and next to nothing of them at a tenth of that.
-    """
-    for layer in module.modules():
-        if isinstance(layer, nn.Linear):
-            layer.weight *= (WIDTH / dim) ** 0.5
 
 
 class Towers(nn.Module):
@@ -65,8 +53,8 @@ class Towers(nn.Module):
         self.text = Bert(vocabulary, m.text_dim, m.text_depth, m.text_heads, dropout=m.dropout)
         self.image_projection = nn.Linear(m.dim, m.projection)
         self.text_projection = nn.Linear(m.text_dim, m.projection)
-        enlarge(self.visual, m.dim)
-        enlarge(self.text, m.text_dim)
+        rescale(self.visual, m.initializer_range)
+        rescale(self.text, m.initializer_range)
         self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
 
@@ -101,7 +89,7 @@ class Network(nn.Module):
         self.momentum = momentum_copy(self.towers)
         self.queue = MomentumQueue(m.projection, m.queue)
         self.match.apply(initialize)
-        enlarge(self.fusion, m.text_dim)
+        rescale(self.fusion, m.initializer_range)
 
     def logits(self, text: Tensor, present: Tensor, image: Tensor, which: Tensor | None = None) -> Tensor:
         """Return (b, 2), no match and match, of text tokens (b, L, text_dim), present (b, L) bool, and image tokens.
@@ -252,7 +240,8 @@ def converted(method: Any, weights: dict[str, Tensor]) -> dict[str, Tensor]:
 class ALBEF(PairScorer):
     """``queue`` is a number of keys, ``ema`` the rate at which momentum encoders stay as they are.
 
-    Weight decay spares vectors: biases and the parameters of LayerNorm.
+    ``initializer_range`` is the deviation of the initial weights of ViT and BERT. Weight decay spares vectors: biases
+    and the parameters of LayerNorm.
     """
 
     data_parallel: ClassVar[bool] = True
@@ -275,6 +264,7 @@ class ALBEF(PairScorer):
     fusion_depth: int = 6
     projection: int = 256
     dropout: float = 0.1
+    initializer_range: float = 0.02
 
     shortlist: int = 128
     temperature: float = 0.07

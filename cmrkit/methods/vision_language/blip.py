@@ -37,7 +37,7 @@ from torch.nn.functional import normalize
 
 from cmrkit.errors import UsageError
 from cmrkit.methods.deep import Batch, Loop, PairScorer, Spec
-from cmrkit.methods.parts.bert import Bert, additive_mask, trimmed
+from cmrkit.methods.parts.bert import Bert, additive_mask, rescale, trimmed
 from cmrkit.methods.parts.contrastive import MomentumQueue
 from cmrkit.methods.vision_language.albef import (
     Keys,
@@ -132,7 +132,8 @@ class Network(nn.Module):
 class BLIP(PairScorer):
     """``dim``, ``depth``, ``heads`` and ``drop_path`` are the image tower's (ViT-L: 1024, 24, 16, 0.1).
 
-    ``queue`` is a number of keys, ``ema`` the rate at which momentum encoders stay as they are.
+    ``queue`` is a number of keys, ``ema`` the rate at which momentum encoders stay as they are,
+    ``initializer_range`` the deviation of initial weights.
     """
 
     data_parallel: ClassVar[bool] = True
@@ -153,6 +154,7 @@ class BLIP(PairScorer):
     text_depth: int = 12
     text_heads: int = 12
     dropout: float = 0.1
+    initializer_range: float = 0.02
     projection: int = 256
     queue: int = 57600
     ema: float = 0.995
@@ -182,6 +184,8 @@ class BLIP(PairScorer):
             spec.vocabulary, self.text_dim, self.text_depth, self.text_heads, cross=range(self.text_depth),
             context_dim=self.dim, types=0, dropout=self.dropout,
         )  # fmt: skip
+        rescale(image, self.initializer_range)
+        rescale(text, self.initializer_range)
         return Network(Encoders(image, text, self.text_dim, self.projection), self.queue)
 
     def step(self, net: Network, batch: Batch, loop: Loop) -> dict[str, Tensor | float]:

@@ -36,7 +36,7 @@ from torch.nn.functional import cross_entropy, interpolate
 
 from cmrkit.errors import UsageError
 from cmrkit.methods.deep import Batch, Loop, PairScorer, Spec
-from cmrkit.methods.parts.bert import Bert, BertLayer, Pooler, additive_mask, initialize
+from cmrkit.methods.parts.bert import Bert, BertLayer, Pooler, additive_mask, initialize, rescale
 from cmrkit.methods.vision_language.vilt import draw_texts, groups, token_mask
 from cmrkit.training.batches import to_tensor
 
@@ -124,6 +124,8 @@ class Network(nn.Module):
         for name, module in self.named_children():
             if name not in ("vit_model", "text_transformer"):
                 module.apply(initialize)
+                rescale(module, method.initializer_range)
+        rescale(self.text_transformer, method.initializer_range)
         self.itm_score.requires_grad_(False)
 
     def image(self, pixels: Tensor) -> Tensor:
@@ -179,6 +181,7 @@ class METER(PairScorer):
     fusion_depth: int = 6
     fusion_heads: int = 12
     dropout: float = 0.1
+    initializer_range: float = 0.02
     false_texts: int = 15
     itm: float = 1.0
     fusion_lr: float = 5.0

@@ -172,6 +172,7 @@ class TCL(PairScorer):
     fusion_depth: int = 6
     projection: int = 256
     dropout: float = 0.1
+    initializer_range: float = 0.02
 
     shortlist: int = 128
     temperature: float = 0.07

@@ -39,7 +39,7 @@ from torch.nn.functional import cross_entropy, interpolate, linear, scaled_dot_p
 
 from cmrkit.errors import UsageError
 from cmrkit.methods.deep import Batch, Loop, PairScorer, Spec
-from cmrkit.methods.parts.bert import BertEmbeddings, Pooler, additive_mask, initialize
+from cmrkit.methods.parts.bert import BertEmbeddings, Pooler, additive_mask, initialize, rescale
 from cmrkit.training.batches import to_tensor
 
 # Numbers (pairs x tokens x dim) in a group of pairs: on a CPU what passes between the layers then stays in its cache.
@@ -107,7 +107,6 @@ class Network(nn.Module):
         self.apply(initialize)
         for table in (self.transformer.cls_token, self.transformer.pos_embed):
             nn.init.normal_(table, std=0.02)
-        widen(self, dim)
 
     def forward(self, texts: Tensor, images: Tensor, which: Tensor, mask: Tensor | None) -> Tensor:
         """Return the logits (b,) of texts (b, L, dim) with those of images (a, N, dim) that ``which`` (b,) names.
@@ -137,14 +136,6 @@ def _rest(block: Block, x: Tensor, q: Tensor, k: Tensor, v: Tensor, mask: Tensor
     out = scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).flatten(2)
     x = x + attn.proj_drop(attn.proj(out))
     return x + block.mlp(block.norm2(x))
-
-
-@torch.no_grad()
-def widen(module: nn.Module, dim: int) -> None:
-    """Scale weights drawn with deviation 0.02, which suits a width of 768, to ``dim``: smaller nets stand still."""
-    for parameter in module.parameters():
-        if parameter.ndim > 1:
-            parameter.mul_((768 / dim) ** 0.5)
 
 
 def groups(which: Tensor, counts: Tensor, lengths: Tensor, dim: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -193,6 +184,7 @@ class ViLT(PairScorer):
     depth: int = 12
     heads: int = 12
     dropout: float = 0.1
+    initializer_range: float = 0.02
     false_texts: int = 15
     epochs: int = 10
     batch_size: int = 256
@@ -213,6 +205,7 @@ class ViLT(PairScorer):
         net = Network(
             spec.vocabulary, self.max_length, self.dim, self.depth, self.heads, self.patch, grid, self.dropout
         )
+        rescale(net, self.initializer_range)
         net.longest = grid * (max(spec.image_shape[:2]) // self.patch)
         return net
 

@@ -33,7 +33,7 @@ from torch.nn.functional import cross_entropy
 
 from cmrkit.errors import UsageError
 from cmrkit.methods.deep import Batch, Loop, PairScorer, Spec
-from cmrkit.methods.parts.bert import Bert, Pooler, additive_mask, initialize
+from cmrkit.methods.parts.bert import Bert, Pooler, additive_mask, initialize, rescale
 from cmrkit.training.batches import to_tensor
 
 GROUP = {"cpu": 32, "cuda": 256}  # pairs at a time
@@ -157,9 +157,7 @@ class VinVL(PairScorer):
             )
         bert = ImageBert(spec.vocabulary, features, self.dim, self.depth, self.heads, self.dropout)
         net = Network(bert, self.dim, self.dropout)
-        with torch.no_grad():
-            for matrix in (p for p in net.parameters() if p.ndim == 2):
-                matrix.mul_(self.initializer_range / 0.02)
+        rescale(net, self.initializer_range)
         return net
 
     def optimizers(self, net: nn.Module) -> dict[str, torch.optim.Optimizer]:
