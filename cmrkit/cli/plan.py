@@ -48,7 +48,8 @@ def describe(runs: list[Run], skip_bad: bool = False) -> dict[str, Any]:
     todo = any(row["name"] == "encode" and not row["cached"] for row in rows)
     return {
         "recipe": runs[0].recipe.key, "dataset": runs[0].dataset, "runs": len(runs), "steps": rows, "files": files,
-        "minutes": compute.minutes * len(runs) if compute else None,
+        "minutes": compute.minutes * len(runs) if compute and runs[0].origin != "checkpoint" else None,
+        "device": compute.device if compute else None,
         "memory_gb": compute.memory_gb if compute else None,
         "pairs": pairs_to_score(runs[0]) if todo else None,
     }  # fmt: skip
@@ -136,10 +137,16 @@ def print_plan(document: dict[str, Any]) -> None:
         kind = "all pairs" if pairs["all"] else "pairs at most, those of the shortlists"
         each = f", {pairs['gflop_each']:g} GFLOP each" if pairs["gflop_each"] else ""
         hours = pairs["cpu_hours"]
-        time = f": at least {hours:.3g} hours of this CPU" if hours else ""
+        time = f": at least {_short(hours)} hours of this CPU" if hours else ""
         hint = "; a GPU of 100 TFLOP/s at 40 %: " + (
-            f"{pairs['count'] * pairs['gflop_each'] / 40e3 / 3600:.2g} hours") if hours else ""  # fmt: skip
+            f"{_short(pairs['count'] * pairs['gflop_each'] / 40e3 / 3600)} hours") if hours else ""  # fmt: skip
         out.print(f"{pairs['count']:,} {kind}{each}{time}{hint}")
     todo = sum(not s["cached"] for s in document["steps"])
-    guess = f", about {document['minutes']:.1f} CPU minutes in all" if document["minutes"] and todo else ""
+    guess = f", about {_short(document['minutes'])} {document['device'].upper()} minutes in all" if (
+        document["minutes"] and todo) else ""  # fmt: skip
     out.print(f"{document['runs']} runs, {todo} steps to do{guess}")
+
+
+def _short(number: float) -> str:
+    """Return a number with two digits that count, or all before the point."""
+    return f"{number:,.0f}" if number >= 10 else f"{number:.2g}"

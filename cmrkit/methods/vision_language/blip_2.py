@@ -43,6 +43,7 @@ from cmrkit.methods.parts.bert import (
     Residual,
     additive_mask,
     initialize,
+    rescale,
     trimmed,
 )
 from cmrkit.methods.parts.contrastive import contrast, same_image
@@ -183,7 +184,8 @@ def smoothed(ids: Tensor, others: Tensor, smoothing: float) -> Tensor:
 @dataclass(kw_only=True)
 class BLIP2(PairScorer):
     """Sizes are those of EVA-CLIP's ViT-g/14 and BERT-base: ``dim``, ``depth``, ``heads`` and ``mlp_dim`` of the image
-    tower, ``fusion_*`` of the Q-Former. ``layer_decay`` scales the rate of each image layer below the next.
+    tower, ``fusion_*`` of the Q-Former; ``initializer_range`` is the deviation of initial weights.
+    ``layer_decay`` scales the rate of each image layer below the next.
     """  # fmt: skip
 
     data_parallel: ClassVar[bool] = True
@@ -207,6 +209,7 @@ class BLIP2(PairScorer):
     queries: int = 32
     projection: int = 256
     dropout: float = 0.1
+    initializer_range: float = 0.02
     smoothing: float = 0.1
     layer_decay: float = 0.95
     shortlist: int = 128
@@ -236,7 +239,10 @@ class BLIP2(PairScorer):
             self.queries, self.fusion_dim, self.fusion_depth, self.fusion_heads, self.cross_every, self.dim,
             self.dropout,
         )  # fmt: skip
-        return Network(vision, qformer, self.projection)
+        net = Network(vision, qformer, self.projection)
+        rescale(net.vision_model, self.initializer_range)
+        rescale(net.qformer, self.initializer_range)
+        return net
 
     def optimizers(self, net: Network) -> dict[str, torch.optim.Optimizer]:
         """Return AdamW without weight decay on biases and norms, and with lower rates the lower the image layer."""
