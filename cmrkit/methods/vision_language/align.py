@@ -13,7 +13,8 @@ model of the same kind (EfficientNet-B7 and BERT-base, where the paper's best ha
 trained on COYO-700M: what it scores reproduces their model card, and no number of the paper.
 
 The network is transformers' AlignModel, whose cosines and loss this file gives within 1e-7. Departures: in training,
-too, the middle is cut out; BatchNorm's running means move by 0.01, not by 0.99 as that library has it.
+too, the middle is cut out; BatchNorm's running means move by 0.1, PyTorch's default and here a guess, where that
+library has 0.99.
 """
 
 from __future__ import annotations
