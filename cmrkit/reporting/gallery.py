@@ -31,7 +31,8 @@ RANKED_BY = ("map@all", "meanr")  # the metric that says which queries went well
 class Ranking:
     """One direction: the dataset's rows of queries and items, and what a query's distances and hits are (items,).
 
-    ``same`` says which items are shown once only: the texts of one image where labels decide.
+    ``same`` says which items are shown once only: the texts of one image where labels decide. ``measure`` names what
+    readers see beside an item: a distance, or a similarity, which is the distance with its sign turned.
     """
 
     queries: np.ndarray
@@ -39,6 +40,7 @@ class Ranking:
     same: np.ndarray
     distances: Callable[[int], np.ndarray]
     hits: Callable[[int], np.ndarray]
+    measure: str
 
 
 class Thumbnails:
@@ -79,8 +81,8 @@ def gallery(root: Path, record: Record, thumbnails: Thumbnails) -> dict[str, Any
     """Return a run's queries with their top results, or None where too little of the run is left in the store.
 
     The result has ``images`` and ``texts`` (row -> file, caption, labels) and, for each direction, queries as
-    ``{"row", "sort", "value", "results": [[row, hit, distance], ..]}``; an item that several rows stand for is
-    there once. Raises CmrkitError where an artifact is damaged.
+    ``{"row", "sort", "value", "results": [[row, hit, value], ..]}``, the values being ``measure``'s; an item that
+    several rows stand for is there once. Raises CmrkitError where an artifact is damaged.
     """
     folders = {step: artifact_folder(root, record, step) for step in ("prepare", "features", "encode", "evaluate")}
     quality = per_query(root, record)
@@ -92,6 +94,7 @@ def gallery(root: Path, record: Record, thumbnails: Thumbnails) -> dict[str, Any
     for direction, ranking in rankings(record, folders).items():
         values = quality.get((metric, direction))
         if values is not None and len(values) == len(ranking.queries):
+            found["measure"] = ranking.measure
             found[direction] = [
                 {"row": int(ranking.queries[q]), "sort": sort, "value": float(values[q]), "results": _top(ranking, q)}
                 for q, sort in _chosen(values if metric == "map@all" else -values, ranking.queries)
@@ -125,10 +128,11 @@ def rankings(record: Record, folders: dict[str, Path]) -> dict[str, Ranking]:
         names = tuple(source.format(m) for m in ("image", "text"))
         items, labels = data.rows("database"), codes["database_labels"]
     hits = _shares(codes["query_labels"], labels)
-    near = _measure(codes["query_image"], codes[names[1]], space, record)
-    far = _measure(codes["query_text"], codes[names[0]], space, record)
-    return {"i2t": Ranking(queries[0], items[1], items[0], near, hits),
-            "t2i": Ranking(queries[1], items[0], items[0], far, hits)}  # fmt: skip
+    kind = _kind(space, record)
+    near = _distances(codes["query_image"], codes[names[1]], kind)
+    far = _distances(codes["query_text"], codes[names[0]], kind)
+    return {"i2t": Ranking(queries[0], items[1], items[0], near, hits, _measure(kind)),
+            "t2i": Ranking(queries[1], items[0], items[0], far, hits, _measure(kind))}  # fmt: skip
 
 
 def _among_queries(record: Record, codes: dict, space: str, data: FeatureSet, by_pairs: bool) -> dict[str, Ranking]:
@@ -137,17 +141,18 @@ def _among_queries(record: Record, codes: dict, space: str, data: FeatureSet, by
     distinct, first = np.unique(images, return_index=True)
     if "similarity" in codes:
         forth, back = codes["similarity"], codes.get("reverse", codes["similarity"])
-        near, far = (lambda i: -forth[i]), (lambda t: -back[:, t])
+        near, far, measure = (lambda i: -forth[i]), (lambda t: -back[:, t]), "score"
     else:
-        image, text = codes["query_image"][first], codes["query_text"]
-        near, far = _measure(image, text, space, record), _measure(text, image, space, record)
+        image, text, kind = codes["query_image"][first], codes["query_text"], _kind(space, record)
+        near, far, measure = _distances(image, text, kind), _distances(text, image, kind), _measure(kind)
     if by_pairs:
         hit, found = (lambda i: images == distinct[i]), (lambda t: distinct == images[t])
     else:
         hit = _shares(codes["image_labels"], codes["text_labels"])
         found = _shares(codes["text_labels"], codes["image_labels"])
     shown = np.arange(len(texts)) if by_pairs else images
-    return {"i2t": Ranking(distinct, texts, shown, near, hit), "t2i": Ranking(texts, distinct, distinct, far, found)}
+    return {"i2t": Ranking(distinct, texts, shown, near, hit, measure),
+            "t2i": Ranking(texts, distinct, distinct, far, found, measure)}  # fmt: skip
 
 
 def _shares(queries: np.ndarray, items: np.ndarray) -> Callable[[int], np.ndarray]:
@@ -155,14 +160,24 @@ def _shares(queries: np.ndarray, items: np.ndarray) -> Callable[[int], np.ndarra
     return lambda q: np.asarray(items) @ np.asarray(queries[q], dtype=np.int32) > 0
 
 
-def _measure(queries: np.ndarray, items: np.ndarray, space: str, record: Record) -> Callable[[int], np.ndarray]:
-    """Return a function from a query to its distances (n,): Hamming, or those of the run's similarity."""
-    if space == "hamming":
+def _kind(space: str, record: Record) -> str:
+    return "hamming" if space == "hamming" else record.eval["similarity"] or space
+
+
+def _measure(kind: str) -> str:
+    distances = {"hamming": "Hamming distance", "euclidean": "Euclidean distance", "l1": "L1 distance"}
+    return distances.get(kind, f"{kind} similarity")
+
+
+def _distances(queries: np.ndarray, items: np.ndarray, kind: str) -> Callable[[int], np.ndarray]:
+    """Return a function from a query to its distances (n,): Hamming, or those of a similarity."""
+    if kind == "hamming":
         signs = np.where(np.asarray(items) > 0, 1, -1).astype(np.float32)
         return lambda q: (signs.shape[1] - signs @ np.where(queries[q] > 0, 1, -1).astype(np.float32)) / 2
-    of = distance_rows(
-        check_embeddings("queries", queries), check_embeddings("items", items), record.eval["similarity"] or space
-    )
+    queries, items = check_embeddings("queries", queries), check_embeddings("items", items)
+    if kind == "euclidean":  # evaluation leaves out what does not change the order
+        return lambda q: np.linalg.norm(items - queries[q], axis=1)
+    of = distance_rows(queries, items, kind)
     return lambda q: of(slice(q, q + 1))[0]
 
 
@@ -182,9 +197,10 @@ def _chosen(values: np.ndarray, rows: np.ndarray) -> list[tuple[int, str]]:
 
 def _top(ranking: Ranking, query: int) -> list[list[Any]]:
     distances, hits = ranking.distances(query), ranking.hits(query)
+    shown = distances if ranking.measure.endswith("distance") else -distances
     found: dict[int, list[Any]] = {}
     for i in np.argsort(distances, kind="stable"):
-        found.setdefault(int(ranking.same[i]), [int(ranking.items[i]), bool(hits[i]), float(distances[i])])
+        found.setdefault(int(ranking.same[i]), [int(ranking.items[i]), bool(hits[i]), float(shown[i])])
         if len(found) == TOP:
             break
     return list(found.values())

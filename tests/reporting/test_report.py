@@ -194,6 +194,7 @@ def test_a_gallery_shows_hits_and_misses_of_the_best_and_the_worst_query(tmp_pat
     assert [hit for _, hit, _ in queries[9]["results"]] == [False] * 3 + [True] * 3
     assert [row for row, *_ in queries[7]["results"]] == [1, 3, 5, 0, 2, 4]
     assert queries[7]["results"][0][1:] == [True, 0.0]
+    assert pictures["measure"] == "Hamming distance"
     assert pictures["images"][9]["labels"] == ["<b>red</b>"]
     assert pictures["texts"][1]["caption"] == "caption 1"
     assert (tmp_path / pictures["images"][9]["file"]).read_bytes()[:2] == b"\xff\xd8"

@@ -62,7 +62,7 @@ class Words(nn.Module):
         """Set the words that the table "embedding" has; the others keep what they were drawn with."""
         if "embedding" not in table:
             return
-        vectors = torch.as_tensor(table["embedding"], dtype=torch.float32)
+        vectors = torch.tensor(table["embedding"], dtype=torch.float32)
         if vectors.shape[1] != self.embed.embedding_dim:
             width = self.embed.embedding_dim
             raise UsageError(f"model.word_dim is {width}, but the vectors given have {vectors.shape[1]} numbers")

@@ -87,7 +87,7 @@ function galleryPanel(run) {
     if (!gallery[state.way]) state.way = gallery.i2t ? "i2t" : "t2i";
     const of = `${run.groups[gallery.group].label} seed ${gallery.seed}`.trim();
     const how = gallery.metric === "map@all" ? "average precision" : "rank of the first hit";
-    body.replaceChildren(h("p", { class: "sub" }, `${of}. Best, typical and worst queries by ${how}, each with its ${gallery[state.way][0].results.length} nearest items; equal distances in the database's order.`),
+    body.replaceChildren(h("p", { class: "sub" }, `${of}. Best, typical and worst queries by ${how}, each with its ${gallery[state.way][0].results.length} nearest items and their ${gallery.measure}; equal ones in the database's order.`),
       ...gallery[state.way].map((query) => queryRow(gallery, query, how)));
   };
   show();
@@ -99,13 +99,13 @@ function galleryPanel(run) {
 function queryRow(gallery, query, how) {
   const forth = gallery.i2t && gallery.i2t.includes(query);
   const [asked, answered] = forth ? ["images", "texts"] : ["texts", "images"];
-  const value = how === "average precision" ? query.value.toFixed(3) : query.value.toFixed(0);
+  const quality = how === "average precision" ? query.value.toFixed(3) : query.value.toFixed(0);
   const hits = query.results.filter((r) => r[1]).length;
   return h("div", { class: "query" },
-    h("div", { class: "asked" }, h("h3", null, `${query.sort} · ${how} ${value}`), item(gallery[asked][query.row], asked, query.row)),
+    h("div", { class: "asked" }, h("h3", null, `${query.sort} · ${how} ${quality}`), item(gallery[asked][query.row], asked, query.row)),
     h("ul", { class: answered === "texts" ? "found words" : "found", "aria-label": `${hits} of ${query.results.length} results are hits` },
-      query.results.map(([row, hit, distance]) => h("li", { class: hit ? "hit" : "miss" },
-        h("p", { class: "mark2" }, h("b", null, hit ? "✓ hit" : "✗ miss"), h("span", { title: "distance" }, String(distance))), item(gallery[answered][row], answered, row)))));
+      query.results.map(([row, hit, value]) => h("li", { class: hit ? "hit" : "miss" },
+        h("p", { class: "mark2" }, h("b", null, hit ? "✓ hit" : "✗ miss"), h("span", { title: gallery.measure }, String(value))), item(gallery[answered][row], answered, row)))));
 }
 
 function item(what, kind, row) {
