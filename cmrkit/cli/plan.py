@@ -60,8 +60,7 @@ def needed_files(run: Run) -> dict[str, Any]:
     from cmrkit.pipeline.plan import needed_assets
 
     files = {name: run.manifest.assets[name] for name in needed_assets(run.manifest, run.choice)}
-    name = {"checkpoint": run.dataset, "pretrained": "pretrained"}.get(run.origin)
-    return {**files, **(run.recipe.checkpoints[name] if name else {})}
+    return {**files, **(run.recipe.checkpoints[run.published] if run.published else {})}
 
 
 def pairs_to_score(run: Run) -> dict[str, Any] | None:

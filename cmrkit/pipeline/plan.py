@@ -143,7 +143,7 @@ def train_step(run: Run, read: tuple[Step, ...]) -> Step:
     if run.setting.changes:
         params["setting"] = run.setting.changes
         trained_by.append(source_digest(PACKAGE / "data" / "settings.py"))
-    started = (weights_step(run.recipe, "pretrained"),) if run.origin == "pretrained" else ()
+    started = (weights_step(run.recipe, run.published),) if run.origin == "pretrained" else ()
     return Step("train", params, (*read, *started), digest_of(trained_by), run.label)
 
 

@@ -38,6 +38,11 @@ class Run:
     origin: str = "scratch"
 
     @property
+    def published(self) -> str | None:
+        """The name of the recipe's checkpoint that this run evaluates or starts from, None where it has none."""
+        return None if self.origin == "scratch" else checkpoint_name(self.recipe, self.dataset, self.origin)
+
+    @property
     def label(self) -> str:
         """What tells this run from its siblings, for progress and messages."""
         names = [n for n in ("variant", "bits", "dim", "seed") if n in self.params]
@@ -113,13 +118,22 @@ def resolve(
 def pick_origin(recipe: Recipe, dataset: str, origin: str | None) -> str:
     """Return where the weights come from. Raises UsageError where the recipe has none of the kind asked for."""
     if origin is None:
-        return "checkpoint" if dataset in recipe.checkpoints else "scratch"
-    name = dataset if origin == "checkpoint" else origin
+        if dataset in recipe.checkpoints:
+            return "checkpoint"
+        return "pretrained" if f"pretrained-{dataset}" in recipe.checkpoints else "scratch"
+    name = checkpoint_name(recipe, dataset, origin)
     if origin != "scratch" and name not in recipe.checkpoints:
         known = ", ".join(recipe.checkpoints) or "none"
         raise UsageError(f"{recipe.key}: no published weights {name!r} are known; there are {known}."
                          " --from scratch trains without")  # fmt: skip
     return origin
+
+
+def checkpoint_name(recipe: Recipe, dataset: str, origin: str) -> str:
+    """Return under which name a recipe has the weights that ``origin`` asks for."""
+    if origin == "checkpoint":
+        return dataset
+    return f"pretrained-{dataset}" if f"pretrained-{dataset}" in recipe.checkpoints else "pretrained"
 
 
 def _settings(recipe: Recipe, dataset: str) -> tuple[dict[str, Any], dict[str, list[Any]]]:

@@ -148,7 +148,8 @@ class Recipe(Frozen):
     """One paper: what it is, and, where a method exists, everything needed to run and judge it.
 
     ``checkpoints`` are the weights that its authors published, by the dataset they are evaluated on, with the files
-    of their tokenizer; "pretrained" ones are where fine-tuning starts.
+    of their tokenizer; "pretrained" ones are where fine-tuning starts, and "pretrained-DATASET" where training on that
+    dataset does, unless it is told otherwise.
     """
 
     key: str
@@ -194,7 +195,7 @@ class Recipe(Frozen):
                 raise ValueError(f"a {self.status} recipe needs {field!r}")
         if "name" not in self.model:
             raise ValueError("'model' needs a 'name', the stem of the method's file")
-        published = [name for name in self.checkpoints if name != "pretrained"]
+        published = [name.removeprefix("pretrained-") for name in self.checkpoints if name != "pretrained"]
         for name, files in self.checkpoints.items():
             if "weights" not in files:
                 raise ValueError(f"checkpoints.{name} has no 'weights'")

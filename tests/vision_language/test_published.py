@@ -128,6 +128,29 @@ def test_an_origin_that_the_recipe_lacks_is_refused_with_those_it_has(toy_recipe
     assert resolve("toypairs", "tiny30k", origin="scratch")[0].origin == "scratch"
 
 
+def test_training_starts_from_the_weights_that_a_recipe_names_for_the_dataset(toy_recipe, offline_mirror, tmp_path):
+    """``pretrained-DATASET`` is what training there starts from unless told otherwise, before ``pretrained``."""
+    recipe = tmp_path / "tree" / "recipes" / "vision_language" / "toypairs.yaml"
+    changes = {
+        "data: {": "data: {shapes: {image: pixels, text: captions, split: default}, ",
+        "  tiny30k:\n    weights": "  pretrained-shapes:\n    weights",
+        "checkpoints:": "checkpoints:\n  pretrained: {weights: {path: toy/none.bin, urls: [https://example.org/none]}}",
+    }
+    text = recipe.read_text()
+    for old, new in changes.items():
+        text = text.replace(old, new)
+    recipe.write_text(text)
+    (run,) = resolve("toypairs", "shapes")
+    assert (run.origin, run.published) == ("pretrained", "pretrained-shapes")
+    assert resolve("toypairs", "shapes", origin="scratch")[0].published is None
+    still = {"model.size": 64, "train.lr": 1e-9, "train.steps": 2, "eval.limit": 4}
+    document = package.reproduce("toypairs", "shapes", overrides=still, offline=True)
+    assert document["origin"] == "pretrained"
+    learned = load_file(Path(document["runs"][0]["checkpoint"]) / "model.safetensors")
+    given = load_file(offline_mirror / "toy" / "weights.safetensors")["official.image.weight"]
+    assert any(t.shape == given.shape and torch.allclose(t, given, atol=1e-6) for t in learned.values())
+
+
 def test_a_killed_scoring_goes_on_where_it_stood(toy_recipe, offline_mirror, own_cache, monkeypatch):
     """The scores of pairs survive an interruption: the second run asks only for those that are missing."""
     from cmrkit.evaluation import reranking
