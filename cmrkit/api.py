@@ -50,9 +50,10 @@ def reproduce(
     """Reproduce a paper's result and return the document that ``cmrkit reproduce --json`` prints.
 
     Without ``bits`` or ``seeds`` the recipe's own sweep is run. ``origin`` is "checkpoint", weights that the authors
-    published, "pretrained", training from such weights, or "scratch"; by default the first where there is one. With
-    ``skip_bad`` images that cannot be read, or one of whose captions is empty, are left out and counted. Raises
-    UsageError for invalid choices and CmrkitError where a step fails.
+    published, "pretrained", training from such weights, or "scratch"; by default the first where there is one, then
+    the second where the recipe names weights for the dataset, then the last. With ``skip_bad`` images that cannot be
+    read, or one of whose captions is empty, are left out and counted. Raises UsageError for invalid choices and
+    CmrkitError where a step fails.
     """
     from tqdm import tqdm
 

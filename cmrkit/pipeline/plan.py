@@ -118,7 +118,7 @@ def convert_step(run: Run) -> Step:
         "params": run.params, "dataset": run.dataset, "data": run.choice.model_dump(mode="json"),
     }  # fmt: skip
     code = digest_of([source_digest(run.method.path), source_digest(PACKAGE / "features" / "captions.py")])
-    return Step("convert", params, (weights_step(run.recipe, run.dataset),), code, run.label)
+    return Step("convert", params, (weights_step(run.recipe, run.published),), code, run.label)
 
 
 def train_step(run: Run, read: tuple[Step, ...]) -> Step:
